@@ -1,0 +1,287 @@
+#pragma once
+
+/*
+ * The session layer: what the daemon does, without how it is asked
+ *
+ * Tenants, clients, sequences; it joins the codec and the store (nothing else does). Handlers in
+ * daemon/rpc fill a request struct, call session_<verb>(), and get done() called exactly once, on a
+ * worker thread or, for short verbs and early errors, before session_<verb>() returns. The struct
+ * stays the caller's and must live until done(). Fields above the line are input, below output.
+ *
+ *     append: order within the sequence -> gather + judge + encode, tile by tile, on the workers ->
+ *             commit all (tiles, then tail) -> done. Before the commit nothing is visible.
+ *     read:   pin the tiles -> one job a tile, in parallel -> done by the job that finishes last.
+ *
+ * Locks: session mutex -> (store's own, hub's own). done() is called without any lock held.
+ */
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "lib/deltapq.h"
+
+/* What a refused request is told. The rpc layer maps code to a gRPC status. */
+enum session_code {
+    SESSION_OK = 0,
+    SESSION_INVALID_ARGUMENT,
+    SESSION_NOT_FOUND,
+    SESSION_OUT_OF_RANGE,
+    SESSION_PERMISSION_DENIED,
+    SESSION_RESOURCE_EXHAUSTED, /* may work later: RetryInfo is attached */
+    SESSION_FAILED_PRECONDITION,
+    SESSION_ALREADY_EXISTS,
+    SESSION_ABORTED,
+    SESSION_DATA_LOSS,
+    SESSION_CANCELLED,
+    SESSION_UNAVAILABLE,
+    SESSION_INTERNAL,
+};
+
+struct session_error {
+    enum session_code code;
+    char reason[32];           /* CAPITALS, as in the .proto files; the ErrorInfo's reason */
+    char message[240];         /* one sentence for people; names field, value and limit */
+    int32_t layer, kind, head; /* -1: does not apply; else into the ErrorInfo's metadata */
+    int64_t token;
+    uint32_t retry_ms; /* > 0 with RESOURCE_EXHAUSTED that may pass */
+};
+
+/** session_error_set() - fill error: code, reason and a printf-like message; location cleared */
+void session_error_set(struct session_error *error, enum session_code code, const char *reason,
+                       const char *format, ...) __attribute__((format(printf, 4, 5)));
+
+struct config;
+struct hub;
+struct pool;
+struct session;
+struct status;
+
+int session_new(const struct config *config, struct hub *hub, struct pool *pool,
+                struct session **ret_session);
+/* After the pool has stopped and no request is outstanding. */
+struct session *session_free(struct session *session);
+
+/* Who asks, from SO_PEERCRED. */
+struct session_peer {
+    uid_t uid;
+    gid_t gid;
+    pid_t pid;
+};
+
+/**
+ * session_tenant() - which tenant is this peer?
+ * @ret_tenant: index for the requests below
+ * Return: 0; 1 when the uid belongs to none.
+ */
+int session_tenant(struct session *session, const struct session_peer *peer, uint32_t *ret_tenant);
+
+/* --- clients ---------------------------------------------------------------------------------- */
+
+struct session_attach {
+    uint32_t tenant;
+    struct session_peer peer;
+    uint32_t protocol;
+    uint64_t staging_bytes;
+    char client_name[64];
+    /* ---- */
+    struct session_error error;
+    uint64_t client_id;
+    uint8_t ticket[16];
+    const char *side_socket; /* lives as long as the session */
+    uint64_t ret_staging_bytes;
+    uint64_t arena_bytes;
+    uint64_t epoch;
+    const char *tenant_name;
+    uint64_t max_inline_bytes;
+};
+/* Inline, returns when done. The staging memfd is made when the ticket is shown. */
+void session_attach(struct session *session, struct session_attach *op);
+
+/* What the side socket hands out for a ticket. Descriptors stay the session's. */
+struct session_fds {
+    uint64_t client_id;
+    int staging_fd; /* -1: none was asked for */
+    uint64_t staging_bytes;
+    int arena_fd; /* read-only */
+    uint64_t arena_bytes;
+};
+
+/**
+ * session_redeem() - a peer shows its ticket on the side socket
+ * The connection is the client's life from here on: call session_client_gone() when it closes.
+ * Return: 0; 1 refused, reason in ret_error.
+ */
+int session_redeem(struct session *session, const uint8_t ticket[16],
+                   const struct session_peer *peer, struct session_fds *ret_fds,
+                   struct session_error *ret_error);
+
+/** session_client_gone() - staging is unmapped when its last job is done; empty sequences go */
+void session_client_gone(struct session *session, uint64_t client_id);
+
+/** session_tick() - once a second: tickets that nobody showed expire. Loop thread. */
+void session_tick(struct session *session, uint64_t now_ns);
+
+/* --- sequences -------------------------------------------------------------------------------- */
+
+struct session_prefix { /* what makes two prefixes the same; strings are NUL-terminated */
+    uint8_t profile_id[32];
+    uint32_t rate;
+    char adapter[256];
+    char salt[256];
+    uint64_t position_base;
+    const uint32_t *token_ids;
+    size_t n_token_ids;
+};
+
+struct session_create {
+    uint32_t tenant;
+    struct session_prefix prefix;
+    uint64_t client_id;
+    void (*done)(struct session_create *op);
+    /* ---- */
+    struct session_error error;
+    uint64_t sequence_id;
+    uint64_t n_tokens;
+};
+void session_create(struct session *session, struct session_create *op);
+
+/* Numbers in or out: a tensor in a client's staging segment, or in memory of the caller's. */
+struct session_numbers {
+    struct dpq_tensor tensor;
+    uint64_t client_id; /* 0: inline */
+    void *inline_bytes; /* the caller's, until done() */
+    uint64_t n_inline_bytes;
+};
+
+struct session_append {
+    uint32_t tenant;
+    uint64_t sequence_id;
+    uint64_t first_token;
+    uint32_t n_tokens;
+    const uint32_t *token_ids; /* n_token_ids is n_tokens or 0 */
+    size_t n_token_ids;
+    struct session_numbers from;
+    void (*done)(struct session_append *op);
+    /* ---- */
+    struct session_error error;
+    uint64_t n_total_tokens;
+    uint64_t n_shared_tokens;
+    uint64_t n_tile_tokens;
+    uint64_t generation;
+};
+void session_append(struct session *session, struct session_append *op);
+
+struct session_read {
+    uint32_t tenant;
+    uint64_t sequence_id;
+    uint64_t first_token, n_tokens;
+    uint32_t first_layer, n_layers; /* n_layers 0: all from first_layer on */
+    struct session_numbers to;      /* inline: n_inline_bytes is set by session_read_size() */
+    bool base_only;
+    void (*done)(struct session_read *op);
+    /* ---- */
+    struct session_error error;
+    uint64_t generation;
+    uint64_t n_coded_tokens;
+};
+/* Bytes that an inline reply of this read needs (the tensor's end); 1 with op->error on a bad one.
+ */
+int session_read_size(struct session *session, struct session_read *op, uint64_t *ret_n_bytes);
+void session_read(struct session *session, struct session_read *op);
+
+struct session_slot_pair {
+    struct dpq_slot_ref base;
+    struct dpq_slot_ref fine; /* slot == UINT64_MAX: none */
+};
+
+struct session_lookup {
+    uint32_t tenant;
+    struct session_prefix prefix;
+    uint64_t sequence_id; /* 0: none */
+    bool slots;
+    void (*done)(struct session_lookup *op);
+    /* ---- */
+    struct session_error error;
+    uint64_t n_tokens, n_tile_tokens, epoch;
+    uint32_t lease_ms;
+    struct session_slot_pair *pairs; /* malloc'ed, the caller's; NULL without slots */
+    size_t n_pairs;
+    struct dpq_slot_ref tail; /* slot == UINT64_MAX: none */
+};
+void session_lookup(struct session *session, struct session_lookup *op);
+
+struct session_release {
+    uint32_t tenant;
+    uint64_t sequence_id;
+    bool discard;
+    void (*done)(struct session_release *op);
+    /* ---- */
+    struct session_error error;
+    uint64_t freed_bytes;
+};
+void session_release(struct session *session, struct session_release *op);
+
+/* --- profiles (process-wide) ------------------------------------------------------------------ */
+
+struct session_profile_info { /* strings live as long as the session: profiles are never removed */
+    const uint8_t *profile_id;
+    const char *model_name;
+    const char *info_json;
+    uint64_t file_bytes;
+    const struct dpq_geometry *geometry;
+    const void *bytes; /* the file, in a sealed memfd */
+    int fd;            /* read-only, to be handed out */
+};
+
+/** session_profile() - 0, or 1 when unknown */
+int session_profile(struct session *session, const uint8_t profile_id[32],
+                    struct session_profile_info *ret_info);
+
+/** session_profile_list() - up to n infos; returns how many there are */
+size_t session_profile_list(struct session *session, struct session_profile_info *infos, size_t n);
+
+/**
+ * session_profile_install() - judge a profile file, keep it in the state directory, serve it
+ * A worker thread: may take tens of milliseconds.
+ * Return: 0 (also when it was there), 1 with ret_error.
+ */
+int session_profile_install(struct session *session, const void *bytes, size_t n_bytes,
+                            uint8_t ret_profile_id[32], struct session_error *ret_error);
+
+/* Profiles.Calibrate: begin, then samples one at a time, then run or free. */
+struct session_calibration;
+
+int session_calibration_begin(struct session *session, uint32_t tenant,
+                              const struct dpq_geometry *geometry,
+                              const struct dpq_train_options *options, const char *label,
+                              struct session_calibration **ret_calibration,
+                              struct session_error *ret_error);
+
+/** copies the samples before it returns (≤ 1 MiB inline: some 100 µs; staging: a worker thread) */
+int session_calibration_add(struct session_calibration *calibration,
+                            const struct session_numbers *from, uint64_t first_position,
+                            uint32_t n_tokens, struct session_error *ret_error);
+
+struct session_calibrated {
+    struct session_error error;
+    uint8_t profile_id[32];
+    uint64_t n_tokens;
+    double train_seconds;
+    const char *info_json;
+};
+/** trains on threads of its own, installs, calls done once from such a thread; stop by _cancel() */
+void session_calibration_run(struct session_calibration *calibration,
+                             void (*done)(void *user, const struct session_calibrated *result),
+                             void *user);
+void session_calibration_cancel(
+    struct session_calibration *calibration); /* any thread; hint only */
+/** accepts NULL; after begin without run, or from within/after done */
+struct session_calibration *session_calibration_free(struct session_calibration *calibration);
+
+/* --- status ----------------------------------------------------------------------------------- */
+
+/** session_status() - @tenant: index, or UINT32_MAX for sums over all tenants (HTTP) */
+void session_status(struct session *session, uint32_t tenant, struct status *ret_status);
+
+/** session_count_error() - one more request was answered with an error */
+void session_count_error(struct session *session, uint32_t tenant);

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <stdint.h>
+
+/* One struct for Monitor.GetStatus, /status, /metrics and dpqctl. Meanings: proto/…/monitor.proto.
+ */
+struct status {
+    const char *daemon_version;
+    uint64_t incarnation;
+    double uptime_seconds;
+    const char *tenant; /* "" for sums over all */
+    uint64_t arena_bytes, arena_used_bytes, epoch;
+    uint64_t n_tiles, n_sequences, n_clients, staging_bytes, n_profiles, n_tenants;
+    uint64_t tokens_appended, tokens_read, tokens_shared;
+    uint64_t lookup_tokens_asked, lookup_tokens_hit;
+    uint64_t tile_stored_bytes, tile_numbers, tail_bytes, tiles_evicted;
+    uint64_t errors;
+    uint32_t jobs_queued, jobs_running, n_workers;
+    char kernels[64];
+};
+
+/** status_true_bits() - 8 * tile_stored_bytes / tile_numbers; 0 without tiles */
+double status_true_bits(const struct status *status);

@@ -1,0 +1,353 @@
+#pragma once
+
+/*
+ * libdeltapq: the Delta-PQ codec, and read-only access to a daemon's shared memory
+ *
+ * Words (README.md has more): a *stream* is one (layer, kind, KV head); a *tile* is 128 tokens of
+ * all streams of a sequence, stored as a base object and, optionally, a fine object; a *profile* is
+ * everything that calibration learned about one model, immutable, named by the SHA-256 of its
+ * bytes.
+ *
+ * What an int says: 0 done; > 0 an outcome of enum dpq_outcome that the function's comment lists;
+ * < 0 a fault (-errno), e.g. -ENOMEM. Outputs begin with ret_ and are untouched unless 0 is
+ * returned. The library neither logs, nor reads clocks, nor keeps state of its own.
+ *
+ * The part between the two "cffi" lines is plain C without macros: the Python client reads it as
+ * it stands.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __GNUC__
+#pragma GCC visibility push(default)
+#endif
+
+/* cffi: begin */
+
+enum dpq_outcome {
+    DPQ_OK = 0,
+    DPQ_E_INVALID = 1,      /* an argument or option is out of range: the message says which */
+    DPQ_E_CORRUPT = 2,      /* bytes are not what they claim to be: checksum, bounds, values */
+    DPQ_E_VERSION = 3,      /* a format version that this library does not read */
+    DPQ_E_NOT_FINITE = 4,   /* NaN or Inf in the input */
+    DPQ_E_OUT_OF_SPACE = 5, /* the buffer given is too small */
+    DPQ_E_MISMATCH = 6,     /* tile and profile, or profile and geometry, do not belong together */
+    DPQ_E_GONE = 7,         /* the slot now holds something else, or nothing */
+    DPQ_E_CANCELLED = 8,    /* the progress callback asked to stop */
+};
+
+enum dpq_dtype {
+    DPQ_F32 = 0,
+    DPQ_F16 = 1,
+    DPQ_BF16 = 2,
+};
+
+enum dpq_kind {
+    DPQ_K = 0,
+    DPQ_V = 1,
+};
+
+enum dpq_rope_pairing {
+    DPQ_ROPE_NONE = 0,        /* keys carry no rotary embedding, or are coded as they come */
+    DPQ_ROPE_HALF = 1,        /* coordinate i turns with i + rotary_dim/2 (NeoX, Llama in HF) */
+    DPQ_ROPE_INTERLEAVED = 2, /* coordinate 2i turns with 2i + 1 (GPT-J) */
+};
+
+/* Which planes of a tile are kept, per kind: see enum dpq_rate. */
+enum dpq_rate {
+    DPQ_RATE_QUALITY = 0,  /* K and V base + fine: 4 bits a number and overhead */
+    DPQ_RATE_BALANCED = 1, /* K base + fine, V base: 3 bits */
+    DPQ_RATE_COMPACT = 2,  /* base only: 2 bits */
+};
+
+/* A tile's length and other constants of the format. */
+enum {
+    DPQ_TILE_TOKENS = 128,
+    DPQ_MAX_LAYERS = 1024,
+    DPQ_MAX_KV_HEADS = 256,
+    DPQ_MAX_HEAD_DIM = 256,
+    DPQ_MAX_STREAMS = 65536,
+    DPQ_DIGEST_BYTES = 32,
+    DPQ_MESSAGE_BYTES = 240,
+};
+
+/* What one model's cache looks like. head_dim is one of 32, 64, 80, 96, 128, 256. */
+struct dpq_geometry {
+    uint32_t n_layers;   /* 1 … 1024 */
+    uint32_t n_kv_heads; /* 1 … 256 */
+    uint32_t n_q_heads;  /* a multiple of n_kv_heads; information only (GQA) */
+    uint32_t head_dim;
+    uint32_t rope_pairing;   /* enum dpq_rope_pairing */
+    uint32_t rotary_dim;     /* even, 0 … head_dim: the leading coordinates that are rotated */
+    float attention_scaling; /* multiplies cos and sin (YaRN); 1 otherwise; finite, > 0 */
+    uint32_t n_sink;         /* leading tokens of a sequence that stay raw: 0 … 128, usually 4 */
+    float inv_freq[128];     /* rotary_dim/2 values, radians a token; the rest is 0 */
+};
+
+/*
+ * Where the numbers of n tokens lie: element (layer, kind, head, token, i) at
+ * base + layer*stride_layer + kind*stride_kind + head*stride_head + token*stride_token
+ * + i*sizeof(dtype). Strides are bytes, may be negative or 0, multiples of the element size.
+ */
+struct dpq_tensor {
+    uint32_t dtype;  /* enum dpq_dtype */
+    uint64_t offset; /* of element (0, 0, 0, 0, 0), from the start of the memory it is in */
+    int64_t stride_layer;
+    int64_t stride_kind;
+    int64_t stride_head;
+    int64_t stride_token;
+};
+
+/* A range of layers and tokens. In a tile, tokens count from the tile's first. */
+struct dpq_range {
+    uint32_t first_layer;
+    uint32_t n_layers;
+    uint32_t first_token;
+    uint32_t n_tokens;
+};
+
+/* Where and what: filled when a function returns an outcome that can be located. */
+struct dpq_fault {
+    int32_t layer, kind, head; /* -1 where it does not apply */
+    int64_t token;             /* counted from the first token of the call; -1 likewise */
+    char message[240];         /* one English sentence without a full stop, no pointers or paths */
+};
+
+struct dpq_profile;
+struct dpq_codec;
+struct dpq_trainer;
+struct dpq_reader;
+
+/** dpq_version() - the library's version, "0.1.0" */
+const char *dpq_version(void);
+
+/** dpq_outcome_name() - "CORRUPT" for DPQ_E_CORRUPT; "FAULT" for r < 0, "UNKNOWN" otherwise */
+const char *dpq_outcome_name(int r);
+
+/** dpq_dtype_bytes() - 4, 2, 2; 0 for anything else */
+size_t dpq_dtype_bytes(uint32_t dtype);
+
+/**
+ * dpq_geometry_check() - is this a geometry that the codec can serve?
+ * Return: 0, or DPQ_E_INVALID with the field named in ret_fault (may be NULL).
+ */
+int dpq_geometry_check(const struct dpq_geometry *geometry, struct dpq_fault *ret_fault);
+
+/**
+ * dpq_tensor_check() - does every element of a tensor lie inside n_bytes of memory?
+ * @n_layers, @n_tokens: how much of it will be touched; kinds are 2, heads and dims the geometry's
+ *
+ * This is the only place where offsets and strides from outside are judged; it is exact and
+ * overflow-safe, and an empty range is fine.
+ * Return: 0, or DPQ_E_INVALID with the reason in ret_fault (may be NULL).
+ */
+int dpq_tensor_check(const struct dpq_tensor *tensor, const struct dpq_geometry *geometry,
+                     uint32_t n_layers, uint32_t n_tokens, uint64_t n_bytes,
+                     struct dpq_fault *ret_fault);
+
+/** dpq_row_bytes() - one token of all streams in canonical order [layer][kind][head][dim] */
+size_t dpq_row_bytes(const struct dpq_geometry *geometry, uint32_t dtype);
+
+/* --- profiles ------------------------------------------------------------------------------- */
+
+/**
+ * dpq_profile_open() - judge a profile file and make it usable
+ * @bytes:       borrowed until dpq_profile_free(): a mapping, or memory; must not change meanwhile
+ * @ret_profile: owned by the caller; read-only afterwards, hence shareable between threads
+ *
+ * Distrusts every byte: magic, version, CRC32C, bounds, finite values.
+ * Return: 0; DPQ_E_CORRUPT, DPQ_E_VERSION with the reason in ret_fault (may be NULL); -ENOMEM.
+ */
+int dpq_profile_open(const void *bytes, size_t n_bytes, struct dpq_profile **ret_profile,
+                     struct dpq_fault *ret_fault);
+
+/** dpq_profile_free() - free the object, not the bytes; accepts NULL, returns NULL */
+struct dpq_profile *dpq_profile_free(struct dpq_profile *profile);
+
+/** dpq_profile_geometry() - lives as long as the profile */
+const struct dpq_geometry *dpq_profile_geometry(const struct dpq_profile *profile);
+
+/** dpq_profile_digest() - SHA-256 of the file, 32 bytes; lives as long as the profile */
+const uint8_t *dpq_profile_digest(const struct dpq_profile *profile);
+
+/** dpq_profile_name() - the model's name, UTF-8, at most 127 bytes; lives as long as the profile */
+const char *dpq_profile_name(const struct dpq_profile *profile);
+
+/** dpq_profile_info() - a JSON object about the profile, NUL-terminated; lives as long as it
+ *  (model name, geometry, seed, tokens seen, held-out error per kind and plane) */
+const char *dpq_profile_info(const struct dpq_profile *profile);
+
+/* --- calibration ---------------------------------------------------------------------------- */
+
+struct dpq_train_options {
+    char model_name[128];  /* NUL-terminated UTF-8 */
+    uint64_t seed;         /* same samples, options and seed: same profile bytes */
+    uint64_t max_bytes;    /* of samples held in memory; dpq_trainer_add() refuses beyond */
+    uint32_t n_iterations; /* of k-means, 1 … 100; 0 for the default */
+    uint32_t n_threads;    /* 1 … 64; does not change the result */
+};
+
+/** typedef of the progress callback: done of total steps; return true to stop. Any thread. */
+typedef bool (*dpq_progress_fn)(void *user, uint64_t done, uint64_t total);
+
+/** dpq_trainer_new() - 0, DPQ_E_INVALID (ret_fault says what), -ENOMEM */
+int dpq_trainer_new(const struct dpq_geometry *geometry, const struct dpq_train_options *options,
+                    struct dpq_trainer **ret_trainer, struct dpq_fault *ret_fault);
+struct dpq_trainer *dpq_trainer_free(struct dpq_trainer *trainer);
+
+/**
+ * dpq_trainer_add() - copy the KV of n consecutive tokens
+ * @memory, @n_bytes: what tensor's offsets refer to; read during the call only
+ * @first_position:   RoPE position of the first token
+ *
+ * Return: 0; DPQ_E_INVALID (tensor), DPQ_E_NOT_FINITE (located), DPQ_E_OUT_OF_SPACE (max_bytes);
+ *         -ENOMEM. After an outcome the trainer holds what it held before.
+ */
+int dpq_trainer_add(struct dpq_trainer *trainer, const struct dpq_tensor *tensor,
+                    const void *memory, uint64_t n_bytes, uint64_t first_position,
+                    uint32_t n_tokens, struct dpq_fault *ret_fault);
+
+/** dpq_trainer_tokens() - how many tokens have been added */
+uint64_t dpq_trainer_tokens(const struct dpq_trainer *trainer);
+
+/**
+ * dpq_trainer_run() - learn means, rotations and tree codebooks; write a profile file
+ * @progress:  may be NULL
+ * @ret_bytes: malloc'ed, the caller frees it with dpq_free()
+ *
+ * Return: 0; DPQ_E_INVALID when there are too few tokens (< 1,024); DPQ_E_CANCELLED; -ENOMEM.
+ */
+int dpq_trainer_run(struct dpq_trainer *trainer, dpq_progress_fn progress, void *user,
+                    uint8_t **ret_bytes, size_t *ret_n_bytes, struct dpq_fault *ret_fault);
+
+/** dpq_free() - free what the library malloc'ed for its caller; returns NULL */
+void *dpq_free(void *p);
+
+/* --- coding --------------------------------------------------------------------------------- */
+
+/**
+ * dpq_codec_new() - scratch memory and kernels for one thread
+ * @profile:  borrowed for the codec's life
+ * @cpu_mask: which instruction sets may be used; ~0u for all that the CPU has, 0 for portable C.
+ *            The environment is not consulted. Codes, and hence stored bytes, are the same for all.
+ * Return: 0, -ENOMEM.
+ */
+int dpq_codec_new(const struct dpq_profile *profile, uint32_t cpu_mask,
+                  struct dpq_codec **ret_codec);
+struct dpq_codec *dpq_codec_free(struct dpq_codec *codec);
+
+/**
+ * dpq_rows_gather() - copy n tokens into canonical rows [token][layer][kind][head][dim]
+ * @rows:   n_tokens × dpq_row_bytes(geometry, tensor->dtype); same dtype, bit for bit
+ *
+ * The tensor must have passed dpq_tensor_check(). Each input byte is read once, and the copy is
+ * what is judged: the source may be changing under our feet.
+ * Return: 0; DPQ_E_NOT_FINITE, located (rows are then unspecified).
+ */
+int dpq_rows_gather(const struct dpq_geometry *geometry, const struct dpq_tensor *tensor,
+                    const void *memory, uint32_t n_tokens, void *rows, struct dpq_fault *ret_fault);
+
+/**
+ * dpq_rows_scatter() - write canonical rows to a tensor, converting the dtype where they differ
+ * @rows, @dtype: canonical rows of range->first_token + range->n_tokens tokens at least
+ * @range:        layers and tokens to write; (first_layer, first_token) goes to element (0, …, 0)
+ * Values too large for the destination's dtype become Inf, as IEEE rounding says.
+ */
+void dpq_rows_scatter(const struct dpq_geometry *geometry, const void *rows, uint32_t dtype,
+                      const struct dpq_range *range, const struct dpq_tensor *tensor, void *memory);
+
+/**
+ * dpq_tile_encode() - encode 128 tokens
+ * @rows:           128 canonical rows (dpq_rows_gather()), finite
+ * @first_position: RoPE position of the tile's first token
+ * @first_index:    index of that token in its sequence, a multiple of 128 (sinks: index < n_sink)
+ * @rate:           enum dpq_rate
+ * @ret_base:       malloc'ed base object, freed with dpq_free()
+ * @ret_fine:       the same for the fine object; NULL when the rate keeps no fine plane
+ *
+ * A pure function: same rows, profile and arguments, same bytes, on every instruction set.
+ * Thread: any, one call per codec at a time.
+ * Return: 0; DPQ_E_INVALID (rate, dtype, index); -ENOMEM.
+ */
+int dpq_tile_encode(struct dpq_codec *codec, const void *rows, uint32_t dtype,
+                    uint64_t first_position, uint64_t first_index, uint32_t rate,
+                    uint8_t **ret_base, size_t *ret_n_base, uint8_t **ret_fine, size_t *ret_n_fine);
+
+/**
+ * dpq_tile_decode() - reconstruct a range of a tile
+ * @base, @fine: the objects as stored; fine may be NULL (base-only decode, or none was kept);
+ *               they may lie in shared memory that changes: nothing but wrong numbers can follow
+ * @range:       layers and tokens of the tile; element (first_layer, …, first_token) goes to
+ *               element (0, …, 0) of tensor
+ * @tensor:      must have passed dpq_tensor_check(); any dtype
+ *
+ * Distrusts every byte of base and fine. A range, the whole tile and any number of threads give
+ * the same numbers bit for bit. Thread: any, one call per codec at a time.
+ * Return: 0; DPQ_E_CORRUPT, DPQ_E_VERSION, DPQ_E_MISMATCH, DPQ_E_INVALID, reason in ret_fault.
+ */
+int dpq_tile_decode(struct dpq_codec *codec, const void *base, size_t n_base, const void *fine,
+                    size_t n_fine, const struct dpq_range *range, const struct dpq_tensor *tensor,
+                    void *memory, struct dpq_fault *ret_fault);
+
+/* --- the arena, read by another process ----------------------------------------------------- */
+
+/* A slot as a daemon names it in a Lookup reply: valid while its generation stands. */
+struct dpq_slot_ref {
+    uint64_t slot; /* index in the arena's slot table */
+    uint64_t generation;
+};
+
+/* What a slot holds. */
+struct dpq_slot_view {
+    uint32_t kind;        /* enum dpq_slot_kind */
+    uint32_t dtype;       /* of a tail's rows; enum dpq_dtype */
+    uint64_t first_index; /* of the first token in its sequence */
+    uint32_t n_tokens;    /* 128 for tiles */
+    const void *bytes;    /* in the mapping: stable as long as the generation is */
+    uint64_t n_bytes;
+    uint64_t first_position;
+};
+
+enum dpq_slot_kind {
+    DPQ_SLOT_BASE = 1, /* base object of a tile */
+    DPQ_SLOT_FINE = 2, /* fine object of a tile */
+    DPQ_SLOT_TAIL = 3, /* canonical raw rows, K as given */
+};
+
+/**
+ * dpq_reader_new() - map an arena read-only
+ * @fd:         the memfd received on the side socket; borrowed during the call
+ * @ret_reader: thread-safe; unmapped by dpq_reader_free()
+ * Return: 0; DPQ_E_CORRUPT, DPQ_E_VERSION; a fault from fstat() or mmap().
+ */
+int dpq_reader_new(int fd, struct dpq_reader **ret_reader, struct dpq_fault *ret_fault);
+struct dpq_reader *dpq_reader_free(struct dpq_reader *reader);
+
+/**
+ * dpq_reader_slot() - look at a slot, without a system call
+ * @verify: check the stored bytes against their XXH3-64 as well
+ * Return: 0; DPQ_E_GONE when the generation is another; DPQ_E_CORRUPT.
+ */
+int dpq_reader_slot(const struct dpq_reader *reader, const struct dpq_slot_ref *ref, bool verify,
+                    struct dpq_slot_view *ret_view);
+
+/**
+ * dpq_reader_check() - after use: was the slot the same all the time?
+ * Return: 0, or DPQ_E_GONE: throw away what was read from it.
+ */
+int dpq_reader_check(const struct dpq_reader *reader, const struct dpq_slot_ref *ref);
+
+/** dpq_map_profile() - map a sealed profile memfd read-only; unmap with dpq_unmap() */
+int dpq_map_profile(int fd, const void **ret_bytes, size_t *ret_n_bytes);
+
+/** dpq_map_staging() - map a staging memfd for reading and writing; unmap with dpq_unmap() */
+int dpq_map_staging(int fd, void **ret_bytes, size_t *ret_n_bytes);
+void dpq_unmap(const void *bytes, size_t n_bytes);
+
+/* cffi: end */
+
+#ifdef __GNUC__
+#pragma GCC visibility pop
+#endif
