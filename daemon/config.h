@@ -1,0 +1,63 @@
+#pragma once
+
+/*
+ * The configuration: one INI file, every key documented in config/deltapqd.conf
+ *
+ * Sizes take K, M, G (powers of 1024). An unknown section or key, a bad value, a tenant twice, a
+ * uid in two tenants: refused with file:line, the value, and what would be right.
+ */
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "lib/base/defs.h"
+
+enum config_outcome {
+    CONFIG_E_REFUSED = 1, /* ret_message says file:line and why */
+};
+
+enum {
+    CONFIG_MAX_TENANTS = 64,
+    CONFIG_MAX_UIDS = 64,
+    CONFIG_PATH_BYTES = 256,
+};
+
+struct config_tenant {
+    char name[64];               /* [a-z0-9_-]+ */
+    uid_t uids[CONFIG_MAX_UIDS]; /* from numbers or user names; "self" is the daemon's own uid */
+    uint32_t n_uids;
+    uint64_t arena_bytes;   /* 1M … */
+    uint64_t staging_bytes; /* limit for one client's segment; and for all of them together: */
+    uint64_t staging_total_bytes;
+};
+
+struct config {
+    /* [daemon] */
+    char runtime_dir[CONFIG_PATH_BYTES]; /* grpc.sock, fd.sock, lock files */
+    char state_dir[CONFIG_PATH_BYTES];   /* secret, profiles/ */
+    bool allow_same_uid;
+    uint32_t workers; /* 0: max(2, cores - 1) */
+    uint32_t max_queued_jobs;
+    uint32_t max_connections_per_uid;
+    uint32_t connection_idle_seconds;
+    uint32_t grace_seconds; /* at shutdown */
+    uint32_t lease_seconds;
+    uint32_t ticket_seconds;
+    uint64_t calibration_max_bytes; /* samples held by one calibration */
+    uint32_t event_history;
+    char log_level[16]; /* error, warning, info, debug */
+    char cpu[64];       /* kernels: "auto", "c", "avx2", … */
+    /* [http] */
+    char http_listen[64]; /* 127.0.0.1:9470, [::1]:9470, or "off"; loopback only */
+    /* [tenant NAME] */
+    struct config_tenant tenants[CONFIG_MAX_TENANTS];
+    uint32_t n_tenants;
+};
+
+/**
+ * config_load() - defaults, then the file
+ * @path:        NULL for defaults only
+ * @ret_message: 512 bytes
+ * Return: 0, CONFIG_E_REFUSED, a fault.
+ */
+int config_load(const char *path, struct config *ret_config, char *ret_message) _must_check_;
