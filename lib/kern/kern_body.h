@@ -1,0 +1,205 @@
+#pragma once
+
+/*
+ * The kernels in C: their definition
+ *
+ * kern_c.c compiles these bodies for the portable table. kern_<isa>.c compiles them again with its
+ * own flags, so that the compiler widens the lanes, and overrides by hand only what a compiler
+ * can't do: table look-ups and half floats. One text, hence one result.
+ */
+
+#include <string.h>
+
+#include "lib/base/half.h"
+#include "lib/kern/kern.h"
+
+static DECL_KERN_LOAD(load_f32)
+{
+    for (size_t t = 0; t < n; t++)
+        memcpy(ret_x + t * d, (const char *)rows + (ptrdiff_t)t * stride, d * sizeof(float));
+}
+
+static DECL_KERN_LOAD(load_bf16)
+{
+    for (size_t t = 0; t < n; t++) {
+        const char *row = (const char *)rows + (ptrdiff_t)t * stride;
+
+        for (size_t i = 0; i < d; i++) {
+            uint16_t h;
+
+            memcpy(&h, row + i * sizeof(h), sizeof(h));
+            ret_x[t * d + i] = f32_from_bf16(h);
+        }
+    }
+}
+
+static DECL_KERN_STORE(store_f32)
+{
+    for (size_t t = 0; t < n; t++)
+        memcpy((char *)ret_rows + (ptrdiff_t)t * stride, x + t * d, d * sizeof(float));
+}
+
+static DECL_KERN_STORE(store_bf16)
+{
+    for (size_t t = 0; t < n; t++) {
+        char *row = (char *)ret_rows + (ptrdiff_t)t * stride;
+
+        for (size_t i = 0; i < d; i++) {
+            uint16_t h = bf16_from_f32(x[t * d + i]);
+
+            memcpy(row + i * sizeof(h), &h, sizeof(h));
+        }
+    }
+}
+
+static DECL_KERN_ROPE(rope_half)
+{
+    for (size_t t = 0; t < n; t++) {
+        float *restrict a = x + t * d, *restrict b = a + n_pairs;
+        const float *c = cosine + t * n_pairs, *s = sine + t * n_pairs;
+
+        for (size_t i = 0; i < n_pairs; i++) {
+            float u = a[i], v = b[i];
+
+            a[i] = u * c[i] - v * s[i];
+            b[i] = v * c[i] + u * s[i];
+        }
+    }
+}
+
+static DECL_KERN_ROPE(rope_interleaved)
+{
+    for (size_t t = 0; t < n; t++) {
+        float *a = x + t * d;
+        const float *c = cosine + t * n_pairs, *s = sine + t * n_pairs;
+
+        for (size_t i = 0; i < n_pairs; i++) {
+            float u = a[2 * i], v = a[2 * i + 1];
+
+            a[2 * i] = u * c[i] - v * s[i];
+            a[2 * i + 1] = v * c[i] + u * s[i];
+        }
+    }
+}
+
+static DECL_KERN_ADD(add)
+{
+    for (size_t t = 0; t < n; t++)
+        for (size_t i = 0; i < d; i++)
+            x[t * d + i] += sign * v[i];
+}
+
+/* A mean square of 2^e * (1 + m/2^23) has the code 4 e + 161 plus the number of the mantissas of
+ * 2^(1/8), 2^(3/8), 2^(5/8), 2^(7/8) that m reaches. No logarithm, and the same on every machine.
+ */
+static DECL_KERN_GAINS(gains)
+{
+    float sum[KERN_TOKENS] = { 0 }, count = (float)d;
+
+    for (size_t i = 0; i < d; i++)
+        for (size_t t = 0; t < KERN_TOKENS; t++)
+            sum[t] += y[i * KERN_TOKENS + t] * y[i * KERN_TOKENS + t];
+    for (size_t t = 0; t < KERN_TOKENS; t++) {
+        uint32_t bits = f32_bits(sum[t] / count);
+        int32_t m = (int32_t)(bits & 0x7fffff), e = (int32_t)(bits >> 23 & 255) - 127;
+        int32_t code =
+            4 * e + 161 + (m >= 0x0b95c3) + (m >= 0x25fed7) + (m >= 0x45672c) + (m >= 0x6ac0c8);
+
+        code = code < 0 ? 0 : code;
+        ret_code[t] = code > 256 ? 256 : code; /* a NaN's mantissa is not ours to choose */
+    }
+}
+
+/* Adding 1.5 * 2^23 leaves the integer in the low bits of the sum, rounded to nearest even. Two
+ * loops, because gcc widens each, but not one with both in it. */
+static DECL_KERN_QUANTIZE(quantize)
+{
+    for (size_t i = 0; i < n; i++) {
+        float v[KERN_TOKENS];
+
+        for (size_t t = 0; t < KERN_TOKENS; t++) {
+            float u = y[i * KERN_TOKENS + t] * inverse_gain[t] * factor;
+
+            u = u > -KERN_Q_MAX ? u : -KERN_Q_MAX; /* NaN too */
+            v[t] = u < KERN_Q_MAX ? u : KERN_Q_MAX;
+        }
+        for (size_t t = 0; t < KERN_TOKENS; t++)
+            ret_q[i * KERN_TOKENS + t] =
+                (int16_t)(int32_t)(f32_bits(v[t] + 0x1.8p23f) - 0x4b400000);
+    }
+}
+
+/* Score and word in one integer: the lowest word wins a tie because 15 - w is the low nibble. */
+static DECL_KERN_SEARCH(search)
+{
+    int32_t best[KERN_TOKENS], score[KERN_TOKENS];
+
+    for (size_t t = 0; t < KERN_TOKENS; t++)
+        best[t] = INT32_MIN;
+    for (int32_t w = 0; w < KERN_WORDS; w++) {
+        memset(score, 0, sizeof(score));
+        for (size_t i = 0; i < dsub; i++) {
+            int32_t c = book[(size_t)w * dsub + i];
+
+            for (size_t t = 0; t < KERN_TOKENS; t++)
+                score[t] += c * (q[i * KERN_TOKENS + t] - 8 * c);
+        }
+        for (size_t t = 0; t < KERN_TOKENS; t++) {
+            int32_t rank = score[t] * KERN_WORDS + KERN_WORDS - 1 - w;
+
+            best[t] = rank > best[t] ? rank : best[t];
+        }
+    }
+    for (size_t t = 0; t < KERN_TOKENS; t++)
+        ret_code[t] = (uint8_t)(KERN_WORDS - 1 - (best[t] & (KERN_WORDS - 1)));
+}
+
+static DECL_KERN_SEARCH_CHILD(search_child)
+{
+    for (size_t t = 0; t < KERN_TOKENS; t++) {
+        const int8_t *word = children + (size_t)parent[t] * KERN_WORDS * dsub;
+        int32_t best = INT32_MIN;
+
+        for (int32_t w = 0; w < KERN_WORDS; w++, word += dsub) {
+            int32_t score = 0, rank;
+
+            for (size_t i = 0; i < dsub; i++)
+                score += word[i] * (q[i * KERN_TOKENS + t] - 8 * word[i]);
+            rank = score * KERN_WORDS + KERN_WORDS - 1 - w;
+            best = rank > best ? rank : best;
+        }
+        ret_code[t] = (uint8_t)(KERN_WORDS - 1 - (best & (KERN_WORDS - 1)));
+    }
+}
+
+static inline DECL_KERN_PACK(pack)
+{
+    uint32_t line[KERN_LINE / 4] = { 0 };
+
+    for (size_t j = 0; j < 8; j++)
+        for (size_t l = 0; l < KERN_LINE / 4; l++)
+            line[l] |= (uint32_t)code[16 * j + l] << 4 * j;
+    memcpy(ret_line, line, KERN_LINE);
+}
+
+static inline DECL_KERN_UNPACK(unpack)
+{
+    uint32_t words[KERN_LINE / 4];
+
+    memcpy(words, line, KERN_LINE);
+    for (size_t j = 0; j < 8; j++)
+        for (size_t l = 0; l < KERN_LINE / 4; l++)
+            ret_code[16 * j + l] = (uint8_t)(words[l] >> 4 * j & 15);
+}
+
+static DECL_KERN_DECODE(decode)
+{
+    (void)n_words;
+    for (size_t t = 0; t < KERN_TOKENS; t++) {
+        const int8_t *word = book + code[t] * dsub;
+        float factor = scale * gain[t];
+
+        for (size_t i = 0; i < dsub; i++)
+            ret_y[i * KERN_TOKENS + t] = (float)word[i] * factor;
+    }
+}
