@@ -2,6 +2,8 @@
 
 /* The only mmap() calls of the project: arena, staging, profile, and their read-only views. */
 
+#include <stdbool.h>
+
 #include "lib/base/defs.h"
 
 enum map_outcome {
@@ -39,3 +41,11 @@ int map_reopen_ro(const struct map *map, int *ret_fd) _must_check_;
 
 /** map_close() - unmap and close; works on MAP_NULL, leaves MAP_NULL */
 void map_close(struct map *map);
+
+/**
+ * map_open() - map a memfd that came from elsewhere
+ * @seals: those that it must have (F_SEAL_…)
+ * Unmap with munmap() by way of dpq_unmap(). Return: 0, MAP_E_KIND, a fault.
+ */
+int map_open(int fd, int seals, bool writable, const void **ret_bytes,
+             uint64_t *ret_n_bytes) _must_check_;

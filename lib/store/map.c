@@ -1,0 +1,207 @@
+/*
+ * Memory that several processes see
+ *
+ * A memfd is made once, with its final size and every page, and then sealed against resizing: no
+ * holder of a descriptor can make another one's access fault. Mode 0600 and the daemon's own uid
+ * keep a read-only descriptor read-only: /proc/self/fd/N can't be reopened for writing by anybody
+ * else.
+ */
+
+#include "lib/store/map.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "lib/base/error.h"
+#include "lib/deltapq.h"
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008u
+#endif
+
+enum {
+    PAGE_BYTES = 4096,
+    SIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW,
+};
+
+static int make_memfd(const char *name, int *ret_fd)
+{
+    unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+    int fd = memfd_create(name, flags | MFD_NOEXEC_SEAL);
+
+    if (fd < 0 && errno == EINVAL)
+        fd = memfd_create(name, flags); /* a kernel before 6.3 */
+    if (fd < 0)
+        return error_origin(-errno);
+    *ret_fd = fd;
+    return 0;
+}
+
+static void close_file(FILE **f)
+{
+    if (*f)
+        fclose(*f);
+}
+
+static bool is_shortage(int error)
+{
+    return error == ENOMEM || error == ENOSPC || error == EFBIG;
+}
+
+/* What can be had without swapping or killing anybody. fallocate() on a memfd has no limit of its
+ * own: it would go on until the kernel begins to kill. */
+static uint64_t available_bytes(void)
+{
+    _cleanup_(close_file) FILE *f = fopen("/proc/meminfo", "re");
+    unsigned long long kib;
+    char line[128];
+
+    while (f && fgets(line, sizeof(line), f))
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
+            return kib << 10;
+    return (uint64_t)sysconf(_SC_PHYS_PAGES) * PAGE_BYTES; /* /proc shows processes only */
+}
+
+/* On failure the caller closes what is half made. */
+static int fill(struct map *m, uint64_t n_bytes)
+{
+    void *bytes;
+
+    if (n_bytes > available_bytes())
+        return MAP_E_MEMORY;
+    if (fchmod(m->fd, 0600) || ftruncate(m->fd, (off_t)n_bytes) ||
+        fallocate(m->fd, 0, 0, (off_t)n_bytes))
+        return is_shortage(errno) ? MAP_E_MEMORY : error_origin(-errno);
+    bytes = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd, 0);
+    if (bytes == MAP_FAILED)
+        return is_shortage(errno) ? MAP_E_MEMORY : error_origin(-errno);
+    m->bytes = bytes;
+    m->n_bytes = n_bytes;
+    madvise(bytes, n_bytes, MADV_DONTDUMP);
+    return 0;
+}
+
+int map_create(const char *name, uint64_t n_bytes, struct map *ret_map)
+{
+    _cleanup_(map_close) struct map m = MAP_NULL;
+    int r;
+
+    if (!n_bytes || n_bytes > INT64_MAX - PAGE_BYTES)
+        return MAP_E_MEMORY;
+    r = make_memfd(name, &m.fd);
+    if (r)
+        return error_fold(r);
+    r = fill(&m, align_up(n_bytes, PAGE_BYTES));
+    if (r)
+        return r;
+    if (fcntl(m.fd, F_ADD_SEALS, SIZE_SEALS | F_SEAL_SEAL))
+        return error_origin(-errno);
+    *ret_map = m;
+    m = (struct map)MAP_NULL;
+    return 0;
+}
+
+int map_create_sealed(const char *name, const void *bytes, uint64_t n_bytes, struct map *ret_map)
+{
+    _cleanup_(map_close) struct map m = MAP_NULL;
+    void *read_only;
+    int r;
+
+    r = make_memfd(name, &m.fd);
+    if (r)
+        return error_fold(r);
+    r = fill(&m, n_bytes);
+    if (r)
+        return r;
+    memcpy(m.bytes, bytes, n_bytes);
+    munmap(m.bytes, m.n_bytes); /* no writable mapping may be left when it is sealed */
+    m.bytes = NULL;
+    if (fcntl(m.fd, F_ADD_SEALS, SIZE_SEALS | F_SEAL_WRITE | F_SEAL_SEAL))
+        return error_origin(-errno);
+    read_only = mmap(NULL, n_bytes, PROT_READ, MAP_PRIVATE, m.fd, 0); /* see map_open() */
+    if (read_only == MAP_FAILED)
+        return is_shortage(errno) ? MAP_E_MEMORY : error_origin(-errno);
+    m.bytes = read_only;
+    *ret_map = m;
+    m = (struct map)MAP_NULL;
+    return 0;
+}
+
+int map_reopen_ro(const struct map *map, int *ret_fd)
+{
+    char path[32];
+    int fd;
+
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", map->fd);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return error_origin(-errno);
+    *ret_fd = fd;
+    return 0;
+}
+
+void map_close(struct map *map)
+{
+    if (map->bytes)
+        munmap(map->bytes, map->n_bytes);
+    if (map->fd >= 0)
+        close(map->fd);
+    *map = (struct map)MAP_NULL;
+}
+
+/* What is sealed against writing is mapped privately: before Linux 6.7 a shared mapping by a
+ * descriptor that is open for writing is refused, and without writers it is the same. */
+int map_open(int fd, int seals, bool writable, const void **ret_bytes, uint64_t *ret_n_bytes)
+{
+    int have = fcntl(fd, F_GET_SEALS);
+    struct stat st;
+    void *bytes;
+
+    if (have < 0 || (have & seals) != seals || fstat(fd, &st) || !S_ISREG(st.st_mode) ||
+        st.st_size <= 0)
+        return MAP_E_KIND;
+    bytes = mmap(NULL, (size_t)st.st_size, writable ? PROT_READ | PROT_WRITE : PROT_READ,
+                 have & F_SEAL_WRITE ? MAP_PRIVATE : MAP_SHARED, fd, 0);
+    if (bytes == MAP_FAILED)
+        return error_origin(-errno);
+    *ret_bytes = bytes;
+    *ret_n_bytes = (uint64_t)st.st_size;
+    return 0;
+}
+
+/* The public names; an outcome of map_open() is one of theirs. */
+static int open_public(int fd, int seals, bool writable, const void **ret_bytes,
+                       size_t *ret_n_bytes)
+{
+    uint64_t n_bytes = 0;
+    int r;
+
+    r = map_open(fd, seals, writable, ret_bytes, &n_bytes);
+    if (r == MAP_E_KIND)
+        return DPQ_E_CORRUPT;
+    if (r)
+        return error_fold(r);
+    *ret_n_bytes = n_bytes;
+    return 0;
+}
+
+int dpq_map_profile(int fd, const void **ret_bytes, size_t *ret_n_bytes)
+{
+    return open_public(fd, SIZE_SEALS | F_SEAL_WRITE, false, ret_bytes, ret_n_bytes);
+}
+
+int dpq_map_staging(int fd, void **ret_bytes, size_t *ret_n_bytes)
+{
+    return open_public(fd, SIZE_SEALS, true, (const void **)ret_bytes, ret_n_bytes);
+}
+
+void dpq_unmap(const void *bytes, size_t n_bytes)
+{
+    if (bytes)
+        munmap((void *)bytes, n_bytes);
+}
