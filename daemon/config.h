@@ -20,6 +20,7 @@ enum {
     CONFIG_MAX_TENANTS = 64,
     CONFIG_MAX_UIDS = 64,
     CONFIG_PATH_BYTES = 256,
+    CONFIG_MESSAGE_BYTES = 512,
 };
 
 struct config_tenant {
@@ -61,3 +62,12 @@ struct config {
  * Return: 0, CONFIG_E_REFUSED, a fault.
  */
 int config_load(const char *path, struct config *ret_config, char *ret_message) _must_check_;
+
+/**
+ * config_check_memory() - do all arenas and staging segments fit into the machine's memory?
+ * @ram_bytes:   what the machine has
+ * @ret_message: 512 bytes
+ * Return: 0, CONFIG_E_REFUSED.
+ */
+int config_check_memory(const struct config *config, uint64_t ram_bytes,
+                        char *ret_message) _must_check_;

@@ -13,6 +13,12 @@
  *     read:   pin the tiles -> one job a tile, in parallel -> done by the job that finishes last.
  *
  * Locks: session mutex -> (store's own, hub's own). done() is called without any lock held.
+ *
+ * Reasons of errors, beside those that the .proto files name: CLIENT (unknown, or without what the
+ * request needs), TICKET, TENSOR (shape, strides or bounds), NOT_FINITE, TOKEN_IDS, DTYPE (the tail
+ * under construction has another one), LAYER_RANGE, RATE, POSITION, LIMIT (a count that is capped),
+ * ARENA_FULL, QUEUE (too much is waiting), MEMORY, CALIBRATION_BYTES, TOO_FEW_TOKENS, CORRUPT (a
+ * stored object does not match its checksum), CLIENT_GONE, CANCELLED, FAULT (our own; see the log).
  */
 
 #include <stdbool.h>
@@ -56,9 +62,20 @@ struct pool;
 struct session;
 struct status;
 
+enum {
+    SESSION_MAX_INLINE_BYTES = 1 << 20, /* of numbers in a message; more goes through staging */
+};
+
+/**
+ * session_new() - make the arenas, read or create the secret, load the profiles kept
+ * @config, @hub, @pool: borrowed for the session's life
+ * Return: 0; 1 refused: the log has said why (arena too large, secret or state directory wrong);
+ *         a fault.
+ */
 int session_new(const struct config *config, struct hub *hub, struct pool *pool,
                 struct session **ret_session);
-/* After the pool has stopped and no request is outstanding. */
+/** After no request is outstanding; stops running calibrations. Accepts NULL, returns NULL. The
+ * pool may still exist, but must be idle. */
 struct session *session_free(struct session *session);
 
 /* Who asks, from SO_PEERCRED. */
@@ -118,7 +135,11 @@ int session_redeem(struct session *session, const uint8_t ticket[16],
 /** session_client_gone() - staging is unmapped when its last job is done; empty sequences go */
 void session_client_gone(struct session *session, uint64_t client_id);
 
-/** session_tick() - once a second: tickets that nobody showed expire. Loop thread. */
+/** session_now_ns() - the clock of tickets and leases: CLOCK_MONOTONIC, as uv_hrtime() */
+uint64_t session_now_ns(void);
+
+/** session_tick() - once a second: tickets that nobody showed expire. Loop thread.
+ *  @now_ns: session_now_ns() */
 void session_tick(struct session *session, uint64_t now_ns);
 
 /* --- sequences -------------------------------------------------------------------------------- */

@@ -1,0 +1,93 @@
+/* /status: every field of struct status, in sums and for each tenant; names as in
+ * Monitor.GetStatus. 64-bit numbers that are identities, not amounts, are hexadecimal strings: JSON
+ * readers round them.
+ */
+#include "daemon/http.h"
+#include "daemon/status.h"
+
+static void add_string(struct text *body, const char *name, const char *value)
+{
+    text_printf(body, "\"%s\":", name);
+    text_json_string(body, value ? value : "");
+}
+
+/* What every tenant has of its own, and what they have together. */
+static void add_amounts(struct text *body, const struct status *status)
+{
+    const struct {
+        const char *name;
+        uint64_t value;
+    } rows[] = {
+        { "arena_bytes", status->arena_bytes },
+        { "arena_used_bytes", status->arena_used_bytes },
+        { "n_tiles", status->n_tiles },
+        { "n_sequences", status->n_sequences },
+        { "n_clients", status->n_clients },
+        { "staging_bytes", status->staging_bytes },
+        { "tokens_appended", status->tokens_appended },
+        { "tokens_read", status->tokens_read },
+        { "tokens_shared", status->tokens_shared },
+        { "lookup_tokens_asked", status->lookup_tokens_asked },
+        { "lookup_tokens_hit", status->lookup_tokens_hit },
+        { "tile_stored_bytes", status->tile_stored_bytes },
+        { "tile_numbers", status->tile_numbers },
+        { "tail_bytes", status->tail_bytes },
+        { "tiles_evicted", status->tiles_evicted },
+        { "errors", status->errors },
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
+        text_printf(body, "\"%s\":%llu,", rows[i].name, (unsigned long long)rows[i].value);
+    text_printf(body, "\"true_bits_per_number\":%.4f", status_true_bits(status));
+}
+
+static void add_tenant(struct text *body, const struct status *status)
+{
+    text_printf(body, "{");
+    add_string(body, "tenant", status->tenant);
+    text_printf(body, ",\"epoch\":\"%016llx\",", (unsigned long long)status->epoch);
+    add_amounts(body, status);
+    text_printf(body, "}");
+}
+
+static void add_connections(struct text *body, const char *name, const struct acceptor *acceptor)
+{
+    struct accept_counts counts = { 0 };
+
+    if (acceptor)
+        acceptor_get_counts(acceptor, &counts);
+    text_printf(body, "\"%s\":{\"accepted\":%llu,\"refused\":%llu,\"exhausted\":%llu}", name,
+                (unsigned long long)counts.accepted, (unsigned long long)counts.refused,
+                (unsigned long long)counts.exhausted);
+}
+
+void http_write_status(const struct http_sources *sources, struct text *body)
+{
+    static const char *const states[] = { "starting", "ready", "stopping" };
+    struct status status;
+
+    session_status(sources->session, UINT32_MAX, &status);
+    text_printf(body, "{");
+    add_string(body, "daemon_version", status.daemon_version);
+    text_printf(body, ",\"state\":\"%s\",\"incarnation\":\"%016llx\",\"uptime_seconds\":%.3f,",
+                states[sources->state], (unsigned long long)status.incarnation,
+                status.uptime_seconds);
+    add_string(body, "kernels", status.kernels);
+    text_printf(body, ",\"n_workers\":%u,\"jobs_queued\":%u,\"jobs_running\":%u,", status.n_workers,
+                status.jobs_queued, status.jobs_running);
+    text_printf(body, "\"n_profiles\":%llu,\"n_tenants\":%llu,\"connections\":{",
+                (unsigned long long)status.n_profiles, (unsigned long long)status.n_tenants);
+    add_connections(body, "grpc", sources->grpc);
+    text_printf(body, ",");
+    add_connections(body, "fd", sources->side);
+    text_printf(body, "},\"total\":{");
+    add_amounts(body, &status);
+    text_printf(body, "},\"tenants\":[");
+    for (uint32_t i = 0; i < sources->config->n_tenants; i++) {
+        session_status(sources->session, i, &status);
+        if (i)
+            text_printf(body, ",");
+        add_tenant(body, &status);
+    }
+    text_printf(body, "]}\n");
+}

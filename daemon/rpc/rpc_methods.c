@@ -1,0 +1,91 @@
+#include "daemon/rpc/rpc_methods.h"
+
+#include "deltapq/v1/kv_cache.pb-c.h"
+#include "deltapq/v1/monitor.pb-c.h"
+#include "deltapq/v1/profiles.pb-c.h"
+#include "grpc/health/v1/health.pb-c.h"
+#include "grpc/reflection/v1/reflection.pb-c.h"
+
+#define KV_CACHE "/deltapq.v1.KvCache/"
+#define PROFILES "/deltapq.v1.Profiles/"
+#define MONITOR  "/deltapq.v1.Monitor/"
+#define HEALTH   "/grpc.health.v1.Health/"
+#define REFLECT(version) \
+    { \
+        .path = "/grpc.reflection." version ".ServerReflection/ServerReflectionInfo", \
+        .kind = RPC_BIDI, .admission = RPC_ANYONE, \
+        .request = &grpc__reflection__v1__server_reflection_request__descriptor, \
+        .handle = rpc_reflect, \
+    }
+
+static const struct rpc_method methods[] = {
+    { .path = KV_CACHE "Attach",
+      .request = &deltapq__v1__attach_request__descriptor,
+      .handle = rpc_attach },
+    { .path = KV_CACHE "CreateSequence",
+      .request = &deltapq__v1__create_sequence_request__descriptor,
+      .handle = rpc_create_sequence },
+    { .path = KV_CACHE "Append",
+      .request = &deltapq__v1__append_request__descriptor,
+      .handle = rpc_append },
+    { .path = KV_CACHE "Read",
+      .request = &deltapq__v1__read_request__descriptor,
+      .handle = rpc_read,
+      .deinit = rpc_read_deinit },
+    { .path = KV_CACHE "Lookup",
+      .request = &deltapq__v1__lookup_request__descriptor,
+      .handle = rpc_lookup,
+      .deinit = rpc_lookup_deinit },
+    { .path = KV_CACHE "Release",
+      .request = &deltapq__v1__release_request__descriptor,
+      .handle = rpc_release },
+    { .path = PROFILES "Calibrate",
+      .kind = RPC_CLIENT_STREAM,
+      .request = &deltapq__v1__calibrate_request__descriptor,
+      .handle = rpc_calibrate,
+      .half_closed = rpc_calibrate_run,
+      .over = rpc_calibrate_over,
+      .deinit = rpc_calibrate_deinit },
+    { .path = PROFILES "Install",
+      .request = &deltapq__v1__install_request__descriptor,
+      .handle = rpc_install },
+    { .path = PROFILES "List",
+      .request = &deltapq__v1__list_profiles_request__descriptor,
+      .handle = rpc_list },
+    { .path = PROFILES "Get",
+      .request = &deltapq__v1__get_profile_request__descriptor,
+      .handle = rpc_get },
+    { .path = MONITOR "Watch",
+      .kind = RPC_SERVER_STREAM,
+      .request = &deltapq__v1__watch_request__descriptor,
+      .handle = rpc_watch,
+      .sent = rpc_watch_pump,
+      .woken = rpc_watch_pump,
+      .over = rpc_watch_over },
+    { .path = MONITOR "GetStatus",
+      .request = &deltapq__v1__get_status_request__descriptor,
+      .handle = rpc_status },
+    { .path = HEALTH "Check",
+      .admission = RPC_ANYONE,
+      .request = &grpc__health__v1__health_check_request__descriptor,
+      .handle = rpc_health_check },
+    { .path = HEALTH "Watch",
+      .kind = RPC_SERVER_STREAM,
+      .admission = RPC_ANYONE,
+      .request = &grpc__health__v1__health_check_request__descriptor,
+      .handle = rpc_health_watch,
+      .sent = rpc_health_pump,
+      .woken = rpc_health_pump,
+      .over = rpc_health_over },
+    REFLECT("v1"), /* one wire form */
+    REFLECT("v1alpha"),
+};
+
+const struct rpc_method *rpc_method_find(grpc_slice path)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(methods); i++) {
+        if (!grpc_slice_str_cmp(path, methods[i].path))
+            return &methods[i];
+    }
+    return NULL;
+}

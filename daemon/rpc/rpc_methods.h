@@ -1,0 +1,44 @@
+#pragma once
+
+/* The handlers, one file a verb. What each does when is said by the rows of rpc_methods.c. */
+
+#include <grpc/slice.h>
+
+#include "daemon/rpc/rpc_call.h"
+
+/** rpc_method_find() - the row of a path "/package.Service/Method"; NULL: there is none */
+const struct rpc_method *rpc_method_find(grpc_slice path);
+
+/* KvCache */
+void rpc_attach(struct rpc_call *call, const void *message);
+void rpc_create_sequence(struct rpc_call *call, const void *message);
+void rpc_append(struct rpc_call *call, const void *message);
+void rpc_read(struct rpc_call *call, const void *message);
+void rpc_read_deinit(void *state);
+void rpc_lookup(struct rpc_call *call, const void *message);
+void rpc_lookup_deinit(void *state);
+void rpc_release(struct rpc_call *call, const void *message);
+
+/* Profiles */
+void rpc_calibrate(struct rpc_call *call, const void *message);
+void rpc_calibrate_run(struct rpc_call *call);
+void rpc_calibrate_over(struct rpc_call *call);
+void rpc_calibrate_deinit(void *state);
+void rpc_install(struct rpc_call *call, const void *message);
+void rpc_list(struct rpc_call *call, const void *message);
+void rpc_get(struct rpc_call *call, const void *message);
+
+/* Monitor */
+void rpc_watch(struct rpc_call *call, const void *message);
+void rpc_watch_pump(struct rpc_call *call);
+void rpc_watch_over(struct rpc_call *call);
+void rpc_status(struct rpc_call *call, const void *message);
+
+/* grpc.health.v1.Health */
+void rpc_health_check(struct rpc_call *call, const void *message);
+void rpc_health_watch(struct rpc_call *call, const void *message);
+void rpc_health_pump(struct rpc_call *call);
+void rpc_health_over(struct rpc_call *call);
+
+/* grpc.reflection */
+void rpc_reflect(struct rpc_call *call, const void *message);

@@ -1,0 +1,53 @@
+#pragma once
+
+/* An append under way, between session_append.c and session_commit.c. */
+
+#include "daemon/session_internal.h"
+
+/* A tile in the making. */
+struct part {
+    uint8_t key[KEY_BYTES];
+    struct tile *tile; /* found under its key, or stored by the commit; referenced */
+    bool shared;       /* found */
+    uint8_t *base, *fine;
+    size_t n_base, n_fine;
+};
+
+struct append {
+    struct pool_loop loop; /* tiles, then the rows of the new tail */
+    struct turn turn;
+    struct job job; /* plan, then commit */
+    struct session *session;
+    struct session_append *op;
+    struct sequence *sequence; /* held by the turn */
+    struct numbers from;
+    size_t row_bytes;
+    bool keyed;             /* all tokens up to the end have ids */
+    uint64_t tail_first;    /* where the old tail begins: a multiple of 128 */
+    uint32_t n_old_rows;    /* rows in the old tail */
+    uint32_t n_tail_tokens; /* tokens in the tail afterwards */
+    uint32_t n_tail_rows;   /* of these, rows that come from the request */
+    uint32_t n_parts;
+    struct part *parts;
+    uint8_t *tail_rows;
+    uint64_t encoded_bytes;     /* atomic */
+    struct session_error error; /* of the first turn, in order, that failed */
+    uint32_t error_turn;
+    /* the commit's */
+    uint32_t n_put;               /* parts stored so far */
+    struct tail_holder *new_tail; /* NULL: none, or the old one has grown */
+    uint64_t wanted_bytes;        /* of what is being stored */
+};
+
+/**
+ * append_commit() - store what was prepared, make the sequence point to it, tell the hub
+ * Ends in append_finish(), at once or some slices later. If it fails, append->error says why, and
+ * nothing has changed.
+ * Thread: the worker that finished the preparation; nothing of it is running any more.
+ */
+void append_commit(struct append *append);
+
+/** append_finish() - answer by append->error, and let the next turn begin; frees the append */
+void append_finish(struct append *append);
+
+void append_fill_reply(const struct sequence *sequence, struct session_append *op);

@@ -1,0 +1,224 @@
+/*
+ * The commit of an append: tiles first, then the tail, then the sequence
+ *
+ * Objects are stored one by one; a reader of the sequence sees none of them before all are there,
+ * because the sequence is updated in one step under the lock. If the store has no room half-way,
+ * what was stored is discarded. The old tail is let go only after the tiles that cover it are
+ * committed, so that every acknowledged token is in the arena at every moment.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/hub.h"
+#include "daemon/session_append.h"
+#include "lib/base/error.h"
+
+/* A slice of the commit copies about this much, some milliseconds' worth. */
+enum { SLICE_BYTES = 16 << 20 };
+
+static int put_part(struct append *append, uint32_t i, uint64_t now_ns)
+{
+    static const uint8_t NO_PARENT[KEY_BYTES];
+    struct sequence *sequence = append->sequence;
+    const struct dpq_geometry *geometry = profile_geometry(sequence->profile);
+    struct part *part = &append->parts[i];
+    uint64_t first_index = append->tail_first + (uint64_t)i * DPQ_TILE_TOKENS;
+    struct store_put_args args = {
+        .key = part->key,
+        .parent = i                   ? append->parts[i - 1].key
+                  : sequence->n_tiles ? tile_key(sequence->tiles[sequence->n_tiles - 1])
+                                      : NO_PARENT,
+        .profile = dpq_profile_digest(sequence->profile->profile),
+        .sequence_id = sequence->entry.id,
+        .first_index = first_index,
+        .first_position = sequence->position_base + first_index,
+        .rate = sequence->rate,
+        .n_numbers = dpq_row_bytes(geometry, DPQ_F16) / 2 * DPQ_TILE_TOKENS,
+        .base = part->base,
+        .n_base = part->n_base,
+        .fine = part->fine,
+        .n_fine = part->n_fine,
+    };
+    int r = store_put(sequence->tenant->store, &args, now_ns, &part->tile);
+
+    if (r == STORE_E_EXISTS) {
+        part->shared = true; /* someone was faster, with the same tokens */
+        r = 0;
+    }
+    return r;
+}
+
+/* the rows behind the last tile: into the old tail, or a new one. STORE_E_FULL, or a fault */
+static int put_tail(struct append *append, uint64_t now_ns)
+{
+    struct sequence *sequence = append->sequence;
+    uint64_t first_index = append->tail_first + (uint64_t)append->n_parts * DPQ_TILE_TOKENS;
+    struct tail_holder *holder;
+    int r;
+
+    append->wanted_bytes = DPQ_TILE_TOKENS * append->row_bytes;
+    if (!append->n_tail_rows)
+        return 0;
+    if (!append->n_parts && sequence->tail) {
+        tail_grow(sequence->tail->tail, append->tail_rows, append->n_tail_rows);
+        return 0;
+    }
+    holder = calloc(1, sizeof(*holder));
+    if (!holder)
+        return error_origin(-ENOMEM);
+    r = tail_new(sequence->tenant->store, sequence->entry.id,
+                 dpq_profile_digest(sequence->profile->profile), append->op->from.tensor.dtype,
+                 append->row_bytes, first_index, sequence->position_base + first_index, now_ns,
+                 &holder->tail);
+    if (r) {
+        free(holder);
+        return r;
+    }
+    holder->refs = 1;
+    tail_grow(holder->tail, append->tail_rows, append->n_tail_rows);
+    append->new_tail = holder;
+    return 0;
+}
+
+static void roll_back(struct append *append, uint64_t now_ns)
+{
+    tail_holder_unref(append->session, steal_ptr(append->new_tail));
+    for (uint32_t i = append->n_parts; i-- > 0;) {
+        struct part *part = &append->parts[i];
+
+        part->tile = tile_unref(part->tile, /* discard= */ !part->shared, now_ns, NULL);
+    }
+}
+
+/* Store parts, up to a slice's worth. STORE_E_FULL, or a fault */
+static int put_some(struct append *append, uint64_t now_ns)
+{
+    uint64_t n_bytes = 0;
+    int r = 0;
+
+    while (append->n_put < append->n_parts && n_bytes < SLICE_BYTES && !r) {
+        const struct part *part = &append->parts[append->n_put];
+
+        append->wanted_bytes = part->n_base + part->n_fine;
+        n_bytes += append->wanted_bytes;
+        if (!part->tile)
+            r = put_part(append, append->n_put, now_ns);
+        append->n_put++;
+    }
+    return r;
+}
+
+/* The sequence points to what was stored. Locked. 1: its owner has gone, and nobody else knows it.
+ */
+static int publish(struct append *append, struct tail_holder **ret_old_tail)
+{
+    struct sequence *sequence = append->sequence;
+    struct session_append *op = append->op;
+
+    if (sequence->owner_gone && sequence->n_tokens == sequence->n_adopted_tokens) {
+        session_error_set(&append->error, SESSION_ABORTED, "CLIENT_GONE",
+                          "the client has gone, and with it its sequence");
+        /* rows that were added to an old tail can't be: there is none in an unused sequence */
+        return 1;
+    }
+    for (uint32_t i = 0; i < append->n_parts; i++) {
+        sequence->tiles[sequence->n_tiles++] = append->parts[i].tile;
+        op->n_shared_tokens += append->parts[i].shared ? DPQ_TILE_TOKENS : 0;
+    }
+    sequence->generation += append->n_parts;
+    sequence->n_tokens += op->n_tokens;
+    if (append->keyed)
+        sequence->n_token_ids = sequence->n_tokens;
+    if (append->n_parts || append->new_tail) {
+        *ret_old_tail = sequence->tail;
+        sequence->tail = steal_ptr(append->new_tail);
+        sequence->tail_dtype = op->from.tensor.dtype;
+    }
+    sequence->tail_object = (struct store_object){ .ref.slot = NO_SLOT };
+    if (sequence->tail)
+        tail_object(sequence->tail->tail, &sequence->tail_object);
+    sequence->tenant->tokens_appended += op->n_tokens;
+    sequence->tenant->tokens_shared += op->n_shared_tokens;
+    append_fill_reply(sequence, op);
+    return 0;
+}
+
+static void tell(const struct append *append)
+{
+    const struct sequence *sequence = append->sequence;
+
+    for (uint32_t i = 0; i < append->n_parts; i++) {
+        struct event event = { .kind = EVENT_TILE_SHARED,
+                               .tenant = append->op->tenant,
+                               .id = sequence->entry.id,
+                               .a = append->tail_first + (uint64_t)i * DPQ_TILE_TOKENS };
+
+        if (!append->parts[i].shared) {
+            event.kind = EVENT_TILE_STORED;
+            event.b = append->parts[i].n_base + append->parts[i].n_fine;
+            event.c = append->op->generation - append->n_parts + i + 1;
+        }
+        hub_publish(append->session->hub, &event);
+    }
+}
+
+static void no_room(struct append *append)
+{
+    struct tenant *tenant = append->sequence->tenant;
+    struct event event = { .kind = EVENT_SPACE_EXHAUSTED,
+                           .tenant = tenant->index,
+                           .a = append->wanted_bytes };
+    struct store_stats stats;
+
+    store_get_stats(tenant->store, &stats);
+    session_error_set(&append->error, SESSION_RESOURCE_EXHAUSTED, "ARENA_FULL",
+                      "no room for %llu bytes: %llu of the arena's %llu are in use, and sequences "
+                      "hold on to all of them",
+                      (unsigned long long)append->wanted_bytes,
+                      (unsigned long long)stats.used_bytes, (unsigned long long)stats.arena_bytes);
+    append->error.retry_ms = 5 * RETRY_MS;
+    hub_publish(append->session->hub, &event);
+}
+
+static void commit(struct job *job, uint32_t worker)
+{
+    struct append *append = (struct append *)(void *)((char *)job - offsetof(struct append, job));
+    struct session *session = append->session;
+    struct tail_holder *old_tail = NULL;
+    uint64_t now_ns = session_now_ns();
+    int r;
+
+    (void)worker;
+    r = put_some(append, now_ns);
+    if (!r && append->n_put < append->n_parts) {
+        pool_resubmit(session->pool, job);
+        return;
+    }
+    if (!r)
+        r = put_tail(append, now_ns);
+    if (r == STORE_E_FULL) {
+        no_room(append);
+    } else if (r) {
+        session_error_fault(&append->error, error_fold(r), "Append");
+    } else {
+        session_lock(session);
+        r = publish(append, &old_tail);
+        session_unlock(session);
+    }
+    if (r) {
+        roll_back(append, now_ns);
+    } else {
+        tail_holder_unref(session, old_tail);
+        tell(append);
+        for (uint32_t i = 0; i < append->n_parts; i++)
+            append->parts[i].tile = NULL; /* the sequence's now */
+    }
+    append_finish(append);
+}
+
+void append_commit(struct append *append)
+{
+    append->job.run = commit;
+    commit(&append->job, 0);
+}

@@ -1,0 +1,260 @@
+#pragma once
+
+/* What the files of the session layer share. Nobody else includes this. */
+
+#include <pthread.h>
+
+#include "daemon/config.h"
+#include "daemon/session.h"
+#include "daemon/work.h"
+#include "lib/base/hash.h"
+#include "lib/store/map.h"
+#include "lib/store/store.h"
+
+enum {
+    PROTOCOL = 1,
+    KEY_BYTES = 32,
+    MAX_SEQUENCES = 1 << 20, /* a tenant */
+    MAX_CLIENTS = 4096,      /* a tenant */
+    MAX_PROFILES = 1024,
+    MAX_CALIBRATIONS = 4,   /* at a time */
+    MAX_WAITING_TURNS = 64, /* appends and releases that wait for one sequence */
+    MAX_APPEND_TOKENS = 1 << 24,
+    MAX_SEQUENCE_TOKENS = 1 << 30,
+    N_INLINE_IDS = 4096, /* more token ids than this are hashed on a worker */
+    N_WORKER_CODECS = 8,
+    RETRY_MS = 200, /* what a client is told that came at a busy moment */
+};
+
+#define MAX_POSITION      (UINT64_C(1) << 40)
+#define MAX_PROFILE_BYTES (UINT64_C(1) << 30)
+#define NO_SLOT           UINT64_MAX
+
+/* --- things with an id (session_table.c) ------------------------------------------------------ */
+
+/* The first member of what is found by id. */
+struct id_entry {
+    uint64_t id;
+    struct id_entry *next;
+};
+
+struct id_table {
+    struct id_entry **buckets;
+    uint32_t n_buckets; /* a power of two, or 0 */
+    uint32_t n;
+};
+
+int id_table_init(struct id_table *table) _must_check_;
+void id_table_deinit(struct id_table *table); /* not the entries */
+void id_table_add(struct id_table *table, struct id_entry *entry);
+struct id_entry *id_table_find(const struct id_table *table, uint64_t id);
+void id_table_remove(struct id_table *table, struct id_entry *entry);
+/* the entry after @entry in some order (NULL: the first); the table must not change meanwhile */
+struct id_entry *id_table_next(const struct id_table *table, const struct id_entry *entry);
+
+/* --- the objects ------------------------------------------------------------------------------ */
+
+struct profile_entry { /* immutable; lives as long as the session */
+    struct map map;    /* the file, sealed */
+    int ro_fd;
+    struct dpq_profile *profile;
+};
+
+/* Makes keys; its mutex is held while one is made. */
+struct key_maker {
+    pthread_mutex_t mutex;
+    struct hash_mac *mac;
+};
+
+struct worker { /* touched by one worker thread only */
+    const struct profile_entry *codec_of[N_WORKER_CODECS];
+    struct dpq_codec *codecs[N_WORKER_CODECS];
+    uint32_t next_codec;
+    uint8_t *rows; /* scratch for one tile's canonical rows */
+    size_t n_rows_bytes;
+};
+
+struct tenant {
+    const struct config_tenant *config;
+    uint32_t index;
+    struct session *session;
+    struct store *store;
+    uint64_t staging_reserved;
+    uint64_t n_clients, n_sequences;
+    uint64_t tokens_appended, tokens_read, tokens_shared;
+    uint64_t lookup_tokens_asked, lookup_tokens_hit;
+    uint64_t errors;
+};
+
+enum client_state {
+    CLIENT_TICKET,    /* waits for its ticket to be shown */
+    CLIENT_REDEEMING, /* its staging is being made */
+    CLIENT_LIVE,
+    CLIENT_GONE, /* not in the table any more; jobs may still refer to its staging */
+};
+
+struct client {
+    struct id_entry entry;
+    struct tenant *tenant;
+    struct session_peer peer;
+    enum client_state state;
+    uint32_t refs; /* the table's, and one a job */
+    uint8_t ticket[16];
+    uint64_t ticket_until_ns;
+    uint64_t staging_bytes; /* reserved */
+    struct map staging;
+    char name[64];
+};
+
+/* A raw tail and those who read it: it is freed when the last lets go. */
+struct tail_holder {
+    struct tail *tail;
+    uint32_t refs;
+};
+
+/*
+ * Appends and releases of one sequence take turns, in the order they came. begin() is called,
+ * without a lock, when a turn that had to wait has come; it returns true when it is over already.
+ * From then on the turn's memory is its owner's again.
+ */
+struct turn {
+    struct turn *next;
+    bool (*begin)(struct turn *turn);
+};
+
+struct sequence {
+    struct id_entry entry;
+    struct tenant *tenant;
+    const struct profile_entry *profile;
+    uint32_t refs; /* the table's, and one a turn */
+    uint32_t rate;
+    uint64_t position_base;
+    uint8_t scope[KEY_BYTES]; /* what, beside token ids, makes keys different */
+    uint64_t owner;           /* the client that created it, 0: nobody */
+    bool owner_gone, released;
+    uint64_t n_tokens, n_adopted_tokens;
+    uint64_t generation;
+    struct tile **tiles; /* n_tokens / 128; one reference each */
+    size_t n_tiles, tiles_capacity;
+    struct tail_holder *tail;        /* NULL when n_tokens is a multiple of 128 */
+    struct store_object tail_object; /* as of the last commit */
+    uint32_t tail_dtype;
+    uint32_t *token_ids; /* of the leading tokens, until the first append without ids */
+    size_t n_token_ids, token_ids_capacity;
+    bool busy;                            /* someone has its turn */
+    struct turn *first_turn, **last_turn; /* those that wait for it */
+    uint32_t n_waiting;
+};
+
+struct calibration_thread; /* session_calibration.c */
+
+struct session {
+    const struct config *config;
+    struct hub *hub;
+    struct pool *pool;
+    uint32_t cpu_mask;
+    char side_socket[CONFIG_PATH_BYTES + 16];
+    uint64_t started_ns;
+
+    struct worker *workers;
+    struct key_maker *makers; /* one a worker, and a last one for all other threads */
+    uint32_t n_workers, n_makers;
+
+    pthread_mutex_t mutex; /* of everything below, and of refs and states above */
+    uint64_t next_id;
+    struct tenant *tenants;
+    uint32_t n_tenants;
+    struct id_table clients;
+    struct id_table sequences;
+    struct profile_entry **profiles;
+    size_t n_profiles;
+    struct calibration_thread *calibration_threads;
+    uint32_t n_calibrations;
+};
+
+/* session.c */
+void session_lock(struct session *session);
+void session_unlock(struct session *session);
+uint64_t session_new_id(struct session *session); /* locked */
+void session_error_clear(struct session_error *error);
+/* A fault stops here: logged, and the request gets INTERNAL, or RESOURCE_EXHAUSTED for -ENOMEM. */
+void session_error_fault(struct session_error *error, int r, const char *what);
+int session_worker_codec(struct session *session, uint32_t worker,
+                         const struct profile_entry *profile,
+                         struct dpq_codec **ret_codec) _must_check_;
+int session_worker_rows(struct session *session, uint32_t worker, size_t n_bytes,
+                        uint8_t **ret_rows) _must_check_;
+
+/* session_client.c; all locked but the last two */
+struct client *client_find(struct session *session, uint32_t tenant, uint64_t client_id);
+/* drop a reference; the caller frees what it gets, after unlocking (client_free() takes NULL) */
+struct client *client_unref(struct client *client) _must_check_;
+struct client *client_free(struct client *client);
+
+/* Where a request's numbers are: judged against the memory's size, which stays until the release.
+ */
+struct numbers {
+    struct client *client; /* NULL: inline */
+    uint8_t *bytes;
+    uint64_t n_bytes;
+};
+int numbers_acquire(struct session *session, uint32_t tenant, const struct session_numbers *from,
+                    const struct dpq_geometry *geometry, uint32_t n_layers, uint32_t n_tokens,
+                    struct numbers *ret_numbers, struct session_error *ret_error) _must_check_;
+void numbers_release(struct session *session, struct numbers *numbers);
+/* the tensor as seen from its n-th token */
+struct dpq_tensor tensor_from_token(const struct dpq_tensor *tensor, uint64_t n);
+
+/* session_sequence.c; "locked" means by the caller */
+struct sequence *sequence_find(struct session *session, uint32_t tenant,
+                               uint64_t sequence_id); /* locked */
+void sequence_unref(struct session *session, struct sequence *sequence);
+int sequence_enter(struct sequence *sequence, struct turn *turn, bool *ret_begin,
+                   struct session_error *ret_error) _must_check_; /* locked */
+/* the running turn is over: the next begins; drops that turn's reference to the sequence */
+void sequence_leave(struct session *session, struct sequence *sequence);
+/* sequences that only this client could have wanted; returns how many */
+uint32_t sequence_owner_gone(struct session *session, uint64_t client_id);
+uint64_t tail_holder_unref(struct session *session, struct tail_holder *holder);
+void sequence_drop_all(struct session *session);
+int sequence_reserve_ids(struct sequence *sequence, size_t n) _must_check_; /* locked */
+
+/* session_key.c */
+int key_maker_init(struct key_maker *maker, const uint8_t secret[32]) _must_check_;
+void key_maker_deinit(struct key_maker *maker);
+struct key_maker *session_key_maker(struct session *session, int32_t worker); /* -1: no worker */
+int key_scope(struct key_maker *maker, const char *tenant, const struct session_prefix *prefix,
+              uint8_t ret_scope[KEY_BYTES]) _must_check_;
+/* @token_ids: 128 of them; @parent: key of the tile before, zero for the first */
+int key_tile(struct key_maker *maker, const uint8_t scope[KEY_BYTES],
+             const uint8_t parent[KEY_BYTES], const uint32_t *token_ids,
+             uint8_t ret_key[KEY_BYTES]) _must_check_;
+/* of a tile that nobody can look up */
+int key_private(struct key_maker *maker, const uint8_t scope[KEY_BYTES], uint64_t sequence_id,
+                uint64_t tile_index, uint8_t ret_key[KEY_BYTES]) _must_check_;
+int secret_load(const char *state_dir,
+                uint8_t ret_secret[32]) _must_check_; /* 1: refused, logged */
+
+/* session_lookup.c */
+struct prefix_hit {
+    struct tile **tiles; /* referenced */
+    size_t n_tiles;
+};
+int prefix_check(const struct session_prefix *prefix, struct session_error *ret_error) _must_check_;
+/* the longest stored run of whole tiles, from the start */
+int prefix_find(struct store *store, struct key_maker *maker, const uint8_t scope[KEY_BYTES],
+                const uint32_t *token_ids, size_t n_token_ids,
+                struct prefix_hit *ret_hit) _must_check_;
+void prefix_hit_deinit(struct prefix_hit *hit);
+
+/* session_profile.c */
+const struct profile_entry *profile_find(struct session *session, const uint8_t profile_id[32]);
+int profile_load_all(struct session *session) _must_check_; /* 1: refused, logged */
+struct profile_entry *profile_entry_free(struct profile_entry *entry);
+static inline const struct dpq_geometry *profile_geometry(const struct profile_entry *entry)
+{
+    return dpq_profile_geometry(entry->profile);
+}
+
+/* session_calibration.c */
+void calibration_reap(struct session *session, bool stop);

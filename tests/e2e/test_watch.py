@@ -1,0 +1,121 @@
+"""Monitor.Watch: what happens is told, in order, to everybody who keeps up."""
+
+import pytest
+from rpc import (Stubs, append_request, calibrate_requests, open_channel, random_numbers, refused)
+
+
+@pytest.fixture
+def watch(api, stubs):
+    """A function that starts watching and gives the call, once it is heard."""
+    calls = []
+
+    def start(stub=None, **fields):
+        calls.append((stub or stubs).monitor.Watch(api.WatchRequest(**fields), timeout=60))
+        calls[-1].initial_metadata()
+        return calls[-1]
+
+    yield start
+    for call in calls:
+        call.cancel()
+
+
+def create(api, stubs, profile_id, **fields):
+    return stubs.kv.CreateSequence(
+        api.CreateSequenceRequest(profile_id=profile_id, **fields)).sequence_id
+
+
+def take(call, kind, n=1):
+    """The next n events of that kind."""
+    events = []
+    while len(events) < n:
+        event = next(call)
+        if event.WhichOneof("what") == kind:
+            events.append(event)
+    return events
+
+
+def test_store_events(api, stubs, profile_id, watch):
+    call = watch(from_now=True)
+    sequence = create(api, stubs, profile_id)
+    numbers = random_numbers(300)
+    ids = range(1000, 1300)
+    stubs.kv.Append(append_request(api, sequence, 0, numbers, ids))
+    other = create(api, stubs, profile_id, token_ids=ids)
+    stubs.kv.Release(api.ReleaseRequest(sequence_id=other))
+    stubs.kv.Release(api.ReleaseRequest(sequence_id=sequence, discard=True))
+    events = []
+    while not events or not (events[-1].HasField("sequence_released") and
+                             events[-1].sequence_released.sequence_id == sequence):
+        events.append(next(call))
+    kinds = [e.WhichOneof("what") for e in events]
+    assert kinds[0] == "sequence_created" and events[0].sequence_created.sequence_id == sequence
+    stored = [e.tile_stored for e in events if e.HasField("tile_stored")]
+    assert [(t.sequence_id, t.first_token) for t in stored] == [(sequence, 0), (sequence, 128)]
+    assert all(t.stored_bytes > 0 for t in stored)
+    assert stored[0].generation < stored[1].generation or len(stored) == 2
+    created = [e.sequence_created for e in events if e.HasField("sequence_created")]
+    assert [(c.sequence_id, c.n_tokens) for c in created] == [(sequence, 0), (other, 256)]
+    status = stubs.monitor.GetStatus(api.GetStatusRequest())
+    for before, event in zip(events, events[1:]):
+        assert event.seq == before.seq + 1  # one tenant: no gaps
+    assert {e.incarnation for e in events} == {status.incarnation}
+    assert all(e.time_unix_ms > 10**12 and e.lost == 0 for e in events)
+
+
+def test_attach_and_calibration_events(api, stubs, watch):
+    call = watch(from_now=True)
+    client = stubs.kv.Attach(api.AttachRequest(protocol=1, client_name="h\u00e9"))
+    event, = take(call, "client_attached")
+    assert (event.client_attached.client_id, event.client_attached.client_name) == \
+        (client.client_id, "h\u00e9")
+    reply = stubs.profiles.Calibrate(calibrate_requests(
+        api, [random_numbers(1024, s) for s in (1, 2)], label="my label", n_sink=8))
+    event, = take(call, "calibration_progress")
+    progress = event.calibration_progress
+    assert progress.label == "my label" and progress.done <= progress.total
+    event, = take(call, "profile_installed")
+    assert event.profile_installed.profile_id == reply.profile_id
+    assert event.profile_installed.model_name == "tiny"
+
+
+def test_resume(api, stubs, profile_id, watch):
+    for _ in range(5):
+        create(api, stubs, profile_id)
+    call = watch()
+    seen = [next(call) for _ in range(5)]
+    incarnation = seen[0].incarnation
+    call.cancel()
+    call = watch(after_seq=seen[2].seq, incarnation=incarnation)
+    assert [next(call).seq for _ in range(2)] == [seen[3].seq, seen[4].seq]
+    call = watch(after_seq=seen[2].seq)
+    assert next(call).seq == seen[3].seq
+    call = watch(after_seq=1 << 60, incarnation=incarnation ^ 1)  # another daemon's: all it still has
+    assert next(call).seq == seen[0].seq
+    call = watch(from_now=True)
+    sequence = create(api, stubs, profile_id)
+    event = next(call)
+    assert event.sequence_created.sequence_id == sequence and event.lost == 0
+
+
+def test_two_watchers_of_which_one_is_slow(api, daemon, stubs, profile_id, watch):
+    options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16384)]
+    with open_channel(daemon.grpc_path, *options) as channel:
+        slow = watch(Stubs(api, channel), from_now=True, queue=8)
+        fast = watch(from_now=True, queue=65536)
+        n = 3000
+        for _ in range(n // 2):
+            stubs.kv.Release(api.ReleaseRequest(sequence_id=create(api, stubs, profile_id)))
+        events = [next(fast) for _ in range(n)]
+        assert all(e.lost == 0 for e in events)
+        last, n_seen = events[0].seq - 1, 0
+        for event in slow:
+            n_seen += 1
+            assert event.seq == events[0].seq - 1 + n_seen + event.lost
+            last = event.seq
+            if last >= events[-1].seq:
+                break
+        assert event.lost > 0 and n_seen + event.lost == n
+
+
+def test_queue_is_limited(api, stubs):
+    refused(api, "INVALID_ARGUMENT", "QUEUE", stubs.monitor.Watch, api.WatchRequest(queue=65537))

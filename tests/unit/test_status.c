@@ -1,0 +1,168 @@
+/* status: true bits, and the pages that show the struct: /status is JSON, /metrics is complete */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/http.h"
+#include "daemon/status.h"
+
+/* Stands for the session: every number another one, so that none can be taken for another. */
+void session_status(struct session *session, uint32_t tenant, struct status *ret_status)
+{
+    uint64_t base = tenant == UINT32_MAX ? 1000 : 100 * (uint64_t)(tenant + 1);
+
+    (void)session;
+    *ret_status = (struct status){
+        .daemon_version = "9.8\"7",
+        .incarnation = 0xfedcba9876543210,
+        .uptime_seconds = 12.5,
+        .tenant = tenant == UINT32_MAX ? ""
+                  : tenant == 0        ? "a"
+                                       : "b",
+        .arena_bytes = base + 1,
+        .arena_used_bytes = base + 2,
+        .epoch = 0x8000000000000001,
+        .n_tiles = base + 3,
+        .n_sequences = base + 4,
+        .n_clients = base + 5,
+        .staging_bytes = base + 6,
+        .n_profiles = base + 7,
+        .n_tenants = 2,
+        .tokens_appended = base + 8,
+        .tokens_read = base + 9,
+        .tokens_shared = base + 10,
+        .lookup_tokens_asked = base + 11,
+        .lookup_tokens_hit = base + 12,
+        .tile_stored_bytes = base + 13,
+        .tile_numbers = base + 14,
+        .tail_bytes = base + 15,
+        .tiles_evicted = base + 16,
+        .errors = UINT64_MAX,
+        .jobs_queued = 17,
+        .jobs_running = 18,
+        .n_workers = 19,
+        .kernels = "c avx2",
+    };
+}
+
+static struct config config = { .tenants = { { .name = "a" }, { .name = "b" } }, .n_tenants = 2 };
+
+static char *write_page(void (*write)(const struct http_sources *sources, struct text *body),
+                        enum http_state state)
+{
+    struct http_sources sources = { .config = &config, .state = state };
+    struct text body = TEXT_NULL;
+
+    write(&sources, &body);
+    text_add(&body, "", 1);
+    assert_false(body.failed);
+    return body.bytes;
+}
+
+static void assert_has(const char *page, const char *part)
+{
+    if (!strstr(page, part))
+        fail_msg("not on the page: %s", part);
+}
+
+static void test_true_bits(void **state)
+{
+    struct status status = { 0 };
+
+    (void)state;
+    assert_true(status_true_bits(&status) == 0);
+    status.tile_stored_bytes = 33;
+    status.tile_numbers = 64;
+    assert_true(status_true_bits(&status) == 4.125);
+}
+
+static void test_json(void **state)
+{
+    char *page = write_page(http_write_status, HTTP_READY);
+
+    (void)state;
+    assert_has(page, "{\"daemon_version\":\"9.8\\\"7\",\"state\":\"ready\","
+                     "\"incarnation\":\"fedcba9876543210\",\"uptime_seconds\":12.500,"
+                     "\"kernels\":\"c avx2\",\"n_workers\":19,\"jobs_queued\":17,"
+                     "\"jobs_running\":18,\"n_profiles\":1007,\"n_tenants\":2,");
+    assert_has(page, "\"total\":{\"arena_bytes\":1001,\"arena_used_bytes\":1002,\"n_tiles\":1003,"
+                     "\"n_sequences\":1004,\"n_clients\":1005,\"staging_bytes\":1006,"
+                     "\"tokens_appended\":1008,\"tokens_read\":1009,\"tokens_shared\":1010,"
+                     "\"lookup_tokens_asked\":1011,\"lookup_tokens_hit\":1012,"
+                     "\"tile_stored_bytes\":1013,\"tile_numbers\":1014,\"tail_bytes\":1015,"
+                     "\"tiles_evicted\":1016,\"errors\":18446744073709551615,");
+    assert_has(page, "\"tenants\":[{\"tenant\":\"a\",\"epoch\":\"8000000000000001\","
+                     "\"arena_bytes\":101,");
+    assert_has(page, "},{\"tenant\":\"b\",");
+    assert_has(page, "}]}\n");
+    free(page);
+    page = write_page(http_write_status, HTTP_STOPPING);
+    assert_has(page, "\"state\":\"stopping\"");
+    free(page);
+}
+
+static void test_metrics(void **state)
+{
+    static const char series[][80] = {
+        "build_info{version=\"9.8\\\"7\",kernels=\"c avx2\"} 1",
+        "ready 0",
+        "uptime_seconds 12.5",
+        "profiles 1007",
+        "workers 19",
+        "jobs_queued 17",
+        "jobs_running 18",
+        "connections_accepted_total{socket=\"grpc\"} 0",
+        "connections_refused_total{socket=\"grpc\"} 0",
+        "connections_exhausted_total{socket=\"fd\"} 0",
+        "arena_bytes{tenant=\"a\"} 101",
+        "arena_bytes{tenant=\"b\"} 201",
+        "arena_used_bytes{tenant=\"b\"} 202",
+        "tiles{tenant=\"b\"} 203",
+        "sequences{tenant=\"b\"} 204",
+        "clients{tenant=\"b\"} 205",
+        "staging_bytes{tenant=\"b\"} 206",
+        "tokens_appended_total{tenant=\"b\"} 208",
+        "tokens_read_total{tenant=\"b\"} 209",
+        "tokens_shared_total{tenant=\"b\"} 210",
+        "lookup_tokens_asked_total{tenant=\"b\"} 211",
+        "lookup_tokens_hit_total{tenant=\"b\"} 212",
+        "tile_stored_bytes{tenant=\"b\"} 213",
+        "tile_numbers{tenant=\"b\"} 214",
+        "tail_bytes{tenant=\"b\"} 215",
+        "tiles_evicted_total{tenant=\"b\"} 216",
+        "request_errors_total{tenant=\"b\"} 18446744073709551615",
+    };
+    char *page = write_page(http_write_metrics, HTTP_STARTING), line[256];
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(series); i++) {
+        size_t n_name = strcspn(series[i], "{ ");
+
+        snprintf(line, sizeof line, "\ndeltapq_%.79s\n", series[i]);
+        assert_has(page, line);
+        snprintf(line, sizeof line, "# HELP deltapq_%.*s ", (int)n_name, series[i]);
+        assert_has(page, line);
+        snprintf(line, sizeof line, "# TYPE deltapq_%.*s %s\n", (int)n_name, series[i],
+                 strstr(series[i], "_total") ? "counter" : "gauge");
+        assert_has(page, line);
+    }
+    free(page);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_true_bits),
+        cmocka_unit_test(test_json),
+        cmocka_unit_test(test_metrics),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
