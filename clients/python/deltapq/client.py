@@ -1,0 +1,405 @@
+"""The client: RPCs over gRPC, numbers through the staging segment, inline, or by local decode."""
+from __future__ import annotations
+
+import dataclasses
+import mmap
+import os
+import threading
+
+import grpc
+import numpy as np
+
+from .errors import DeltaPQError
+from .library import Library
+from .local import LocalReader
+from .side import Side
+from .tensors import NUMPY, RATES, Geometry, TensorDesc
+from .v1 import (kv_cache_pb2 as kv, kv_cache_pb2_grpc as kv_grpc, monitor_pb2 as monitor,
+                 monitor_pb2_grpc as monitor_grpc, profiles_pb2 as profiles,
+                 profiles_pb2_grpc as profiles_grpc)
+
+MAX_INLINE_BYTES = 1 << 20
+BULK_OPTIONS = [("grpc.max_receive_message_length", 4 << 20), ("grpc.http2.lookahead_bytes", 4 << 20)]
+WATCH_OPTIONS = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16384)]
+
+
+@dataclasses.dataclass
+class Sequence:
+    """A sequence as this client knows it. Any client of the tenant may use its id."""
+    id: int
+    profile_id: bytes
+    geometry: Geometry
+    rate: str = "quality"
+    adapter: str = ""
+    salt: str = ""
+    position_base: int = 0
+    n_tokens: int = 0
+
+
+class Client:
+    """A connection to deltapqd. Calls raise DeltaPQError; each has a deadline of `timeout` seconds.
+
+    staging_bytes  of the shared segment through which numbers travel; 0: inline only
+    library        path of libdeltapq.so, for local decode; found by itself when needed
+
+    Thread: calls may be made from any thread; those that use staging take turns.
+    """
+
+    def __init__(self, socket: str, *, staging_bytes: int = 64 << 20, name: str = "python",
+                 timeout: float = 30.0, library: str | None = None):
+        self.timeout = timeout
+        self._socket, self._library_path = socket, library
+        self._library = self._local = self._side = self._staging = None
+        self._geometries: dict[bytes, Geometry] = {}
+        self._staging_lock = threading.Lock()
+        self._lock = threading.RLock()
+        self.channel = grpc.insecure_channel(f"unix:{os.path.abspath(socket)}", options=BULK_OPTIONS)
+        self._kv = kv_grpc.KvCacheStub(self.channel)
+        self._profiles = profiles_grpc.ProfilesStub(self.channel)
+        self._monitor = monitor_grpc.MonitorStub(self.channel)
+        self._arena_fd = -1
+        try:
+            self._attach(staging_bytes, name)
+        except BaseException:
+            self.close()
+            raise
+
+    def _attach(self, staging_bytes: int, name: str) -> None:
+        reply = self._call(self._kv.Attach, kv.AttachRequest(
+            protocol=1, staging_bytes=staging_bytes, client_name=name))
+        self.client_id, self.tenant, self.epoch = reply.client_id, reply.tenant, reply.epoch
+        self.daemon_version = reply.daemon_version
+        self._side = Side(reply.side_socket, self.timeout)
+        self._arena_fd, staging_fd = self._side.attach(reply.ticket)
+        if staging_fd >= 0:
+            try:
+                self._staging = mmap.mmap(staging_fd, reply.staging_bytes)
+            finally:
+                os.close(staging_fd)
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Give everything back; the daemon frees the staging segment. May be called twice."""
+        if self._local:
+            self._local.close()
+            self._local = None
+        if self._arena_fd >= 0:
+            os.close(self._arena_fd)
+            self._arena_fd = -1
+        if self._side:
+            self._side.close()
+            self._side = None
+        if self._staging is not None:
+            try:
+                self._staging.close()
+            except BufferError:
+                pass  # an array that the caller still holds: unmapped with it
+            self._staging = None
+        self.channel.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+    def _call(self, method, request, timeout: float | None = None, **how):
+        try:
+            return method(request, timeout=timeout or self.timeout, **how)
+        except grpc.RpcError as e:
+            raise DeltaPQError.from_rpc(e) from None
+
+    # --- sequences ------------------------------------------------------------------------------
+
+    def create_sequence(self, profile_id: bytes, *, rate: str = "quality", token_ids=(),
+                        adapter: str = "", salt: str = "", position_base: int = 0) -> Sequence:
+        """Begin a sequence; the longest stored prefix of whole tiles of token_ids is adopted."""
+        geometry = self.geometry(profile_id)
+        reply = self._call(self._kv.CreateSequence, kv.CreateSequenceRequest(
+            profile_id=profile_id, client_id=self.client_id, rate=RATES[rate], adapter=adapter,
+            salt=salt, position_base=position_base, token_ids=token_ids))
+        return Sequence(reply.sequence_id, profile_id, geometry, rate, adapter, salt, position_base,
+                        reply.n_tokens)
+
+    def append(self, sequence: Sequence, numbers: np.ndarray, token_ids=None, *,
+               via: str = "staging") -> kv.AppendReply:
+        """Append the KV of numbers.shape[3] tokens: [layers, 2, heads, tokens, head_dim], float32,
+        float16, or uint16 for bfloat16; any strides. In several requests if it is large; what was
+        acknowledged stays when a later one is refused."""
+        self._check_shape(numbers, sequence.geometry.shape(numbers.shape[3]))
+        n, ids = numbers.shape[3], None if token_ids is None else list(token_ids)
+        if ids is not None and len(ids) != n:
+            raise ValueError(f"{len(ids)} token ids for {n} tokens")
+        row = sequence.geometry.numbers_per_token * numbers.itemsize
+        step, reply = self._step(via, row), None
+        for at in range(0, n, step):
+            part = numbers[:, :, :, at:at + step]
+            reply = self._append_part(sequence, part, None if ids is None else ids[at:at + step], via)
+        return reply
+
+    @staticmethod
+    def _check_shape(array, shape) -> None:
+        if tuple(array.shape) != shape:
+            raise ValueError(f"shape {tuple(array.shape)} where {shape} belongs")
+
+    def _step(self, via: str, row_bytes: int) -> int:
+        if via not in ("staging", "inline"):
+            raise ValueError(f"via {via!r} is neither 'staging' nor 'inline'")
+        room = MAX_INLINE_BYTES if via == "inline" else len(self._staging or b"")
+        if room < row_bytes:
+            raise DeltaPQError("LOCAL", "STAGING", f"one token of {row_bytes} bytes does not fit into "
+                               f"the {room} bytes there are for {via}")
+        step = room // row_bytes
+        return step - step % 128 if step >= 128 else step
+
+    def _append_part(self, sequence: Sequence, part: np.ndarray, ids, via: str) -> kv.AppendReply:
+        request = kv.AppendRequest(sequence_id=sequence.id, first_token=sequence.n_tokens,
+                                   n_tokens=part.shape[3], token_ids=ids or ())
+        if via == "inline":
+            packed = np.ascontiguousarray(part)
+            request.tensor.CopyFrom(TensorDesc.of(packed).to_proto())
+            request.inline_data = packed.tobytes()
+            reply = self._call(self._kv.Append, request)
+        else:
+            with self._staging_lock:
+                place = np.frombuffer(self._staging, part.dtype, part.size).reshape(part.shape)
+                place[...] = part
+                request.tensor.CopyFrom(TensorDesc.of(place).to_proto())
+                request.client_id = self.client_id
+                reply = self._call(self._kv.Append, request)
+        sequence.n_tokens = reply.n_tokens
+        return reply
+
+    def append_tensor(self, sequence: Sequence, desc: TensorDesc, n_tokens: int, *, token_ids=(),
+                      inline: bytes | None = None, first_token: int | None = None) -> kv.AppendReply:
+        """One request as it stands: desc refers to the staging segment, or to inline bytes."""
+        reply = self._call(self._kv.Append, kv.AppendRequest(
+            sequence_id=sequence.id, n_tokens=n_tokens, token_ids=token_ids, tensor=desc.to_proto(),
+            first_token=sequence.n_tokens if first_token is None else first_token,
+            client_id=0 if inline is not None else self.client_id, inline_data=inline or b""))
+        sequence.n_tokens = reply.n_tokens
+        return reply
+
+    @property
+    def staging(self) -> np.ndarray:
+        """The staging segment, as bytes to be written and read."""
+        return np.frombuffer(self._staging, np.uint8)
+
+    def read(self, sequence: Sequence, first: int = 0, n: int | None = None, *, dtype: str = "f32",
+             layers: tuple[int, int] | None = None, via: str = "staging", base_only: bool = False,
+             out: np.ndarray | None = None) -> np.ndarray:
+        """n tokens from first on (default: all): [layers, 2, heads, n, head_dim] of dtype; into out, of
+        any strides, if given. layers is (first, count). See decode_local() for the third way."""
+        first_layer, n_layers = layers or (0, sequence.geometry.n_layers)
+        n = sequence.n_tokens - first if n is None else n
+        g = sequence.geometry
+        shape = (n_layers, *g.shape(n)[1:])
+        out = np.empty(shape, NUMPY[dtype]) if out is None else out
+        self._check_shape(out, shape)
+        row = n_layers * 2 * g.n_kv_heads * g.head_dim * out.itemsize
+        step = self._step(via, row)
+        for at in range(0, n, step):
+            self._read_part(sequence, first + at, out[:, :, :, at:at + step], first_layer, via, base_only)
+        return out
+
+    def _read_part(self, sequence, first, out, first_layer, via, base_only) -> None:
+        shape, size = out.shape, out.size * out.itemsize
+        request = kv.ReadRequest(sequence_id=sequence.id, first_token=first, n_tokens=shape[3],
+                                 first_layer=first_layer, n_layers=shape[0], base_only=base_only)
+        if via == "inline":
+            desc = TensorDesc.of(np.empty(shape, out.dtype))
+            request.tensor.CopyFrom(desc.to_proto())
+            data = self._call(self._kv.Read, request).inline_data
+            out[...] = np.frombuffer(data, out.dtype, out.size).reshape(shape)
+            return
+        with self._staging_lock:
+            place = np.frombuffer(self._staging, out.dtype, size // out.itemsize).reshape(shape)
+            request.tensor.CopyFrom(TensorDesc.of(place).to_proto())
+            request.client_id = self.client_id
+            self._call(self._kv.Read, request)
+            out[...] = place
+
+    def read_tensor(self, sequence: Sequence, desc: TensorDesc, first: int, n: int, *,
+                    layers: tuple[int, int] | None = None, staging: bool = True) -> kv.ReadReply:
+        """One request as it stands; the reply's inline_data when staging is False."""
+        first_layer, n_layers = layers or (0, sequence.geometry.n_layers)
+        return self._call(self._kv.Read, kv.ReadRequest(
+            sequence_id=sequence.id, first_token=first, n_tokens=n, first_layer=first_layer,
+            n_layers=n_layers, tensor=desc.to_proto(), client_id=self.client_id if staging else 0))
+
+    def lookup(self, profile_id: bytes, token_ids, *, rate: str = "quality", adapter: str = "",
+               salt: str = "", position_base: int = 0, sequence_id: int = 0,
+               slots: bool = False) -> kv.LookupReply:
+        """How much of token_ids is stored; with sequence_id that sequence's raw tail counts, too."""
+        return self._call(self._kv.Lookup, kv.LookupRequest(
+            profile_id=profile_id, rate=RATES[rate], adapter=adapter, salt=salt,
+            position_base=position_base, token_ids=token_ids, sequence_id=sequence_id, slots=slots))
+
+    def release(self, sequence: Sequence, *, discard: bool = False) -> int:
+        """Give the sequence up; with discard its tiles go too, if nobody else uses them. Bytes freed."""
+        return self._call(self._kv.Release, kv.ReleaseRequest(
+            sequence_id=sequence.id, discard=discard)).freed_bytes
+
+    # --- local decode ---------------------------------------------------------------------------
+
+    @property
+    def library(self) -> Library:
+        with self._lock:
+            if self._library is None:
+                self._library = Library(self._library_path)
+            return self._library
+
+    def local(self) -> LocalReader:
+        """The mapped arena and its codecs; made at the first use."""
+        with self._lock:
+            if self._local is None:
+                self._local = LocalReader(self.library, self._arena_fd, self._side)
+            return self._local
+
+    def decode_local(self, profile_id: bytes, token_ids, out=None, *, n: int | None = None,
+                     found: kv.LookupReply | None = None, dtype: str = "f32", threads: int = 2,
+                     base_only: bool = False, **prefix):
+        """The first n (default: all stored) tokens of token_ids, decoded in this process from the
+        daemon's shared memory: no numbers travel. Into out, if given: an array or a torch tensor on the
+        CPU, [layers, 2, heads, n, head_dim] of any strides.
+
+        **prefix as for lookup(); found is a reply of lookup(slots=True), if there is one already. Where
+        a tile went away after the look-up, everything is looked up once more."""
+        found = found or self.lookup(profile_id, token_ids, slots=True, **prefix)
+        n = found.n_tokens if n is None else n
+        shape = self.geometry(profile_id).shape(n)
+        out = np.empty(shape, NUMPY[dtype]) if out is None else out
+        self._check_shape(out, shape)
+        for last in (False, True):
+            if n > found.n_tokens:
+                raise DeltaPQError("LOCAL", "TOKEN_RANGE", f"{n} tokens wanted, {found.n_tokens} stored")
+            try:
+                self.local().decode(profile_id, found, out, n, threads, base_only)
+                return out
+            except DeltaPQError as e:
+                if e.reason != "GONE" or last:
+                    raise
+            found = self.lookup(profile_id, token_ids, slots=True, **prefix)
+
+    read_local = decode_local
+
+    # --- profiles -------------------------------------------------------------------------------
+
+    def geometry(self, profile_id: bytes) -> Geometry:
+        if profile_id not in self._geometries:
+            reply = self._call(self._profiles.Get, profiles.GetProfileRequest(
+                profile_id=profile_id, max_bytes=1))
+            self._geometries[profile_id] = Geometry.from_proto(reply.info.geometry)
+        return self._geometries[profile_id]
+
+    def profiles(self) -> list[profiles.ProfileInfo]:
+        return list(self._call(self._profiles.List, profiles.ListProfilesRequest()).profiles)
+
+    def get_profile(self, profile_id: bytes) -> bytes:
+        """The profile file."""
+        data = b""
+        while True:
+            reply = self._call(self._profiles.Get, profiles.GetProfileRequest(
+                profile_id=profile_id, offset=len(data)))
+            data += reply.data
+            if not reply.data or len(data) >= reply.total_bytes:
+                return data
+
+    def install_profile(self, data: bytes) -> bytes:
+        """Store a profile file; return its id."""
+        upload, step, reply = 0, MAX_INLINE_BYTES, None
+        for at in range(0, max(len(data), 1), step):
+            reply = self._call(self._profiles.Install, profiles.InstallRequest(
+                data=data[at:at + step], offset=at, total_bytes=len(data), upload_id=upload))
+            upload = reply.upload_id
+        return reply.profile_id
+
+    def calibrate(self, geometry: Geometry, samples, *, model_name: str, seed: int = 1,
+                  n_iterations: int = 0, progress=None, timeout: float = 1800.0) -> profiles.CalibrateReply:
+        """Learn a profile. samples yields (numbers, first_position), numbers as for append(). progress
+        is called with (done, total) while the daemon trains."""
+        label = f"{os.getpid()}-{threading.get_ident()}-{id(samples)}"
+        stop = self._watch_progress(label, progress) if progress else None
+        failures = []
+
+        def requests():
+            try:
+                yield from self._calibration(geometry, samples, model_name, seed, n_iterations, label)
+            except Exception as e:
+                failures.append(e)  # gRPC would only say that there was one
+                raise
+        try:
+            return self._call(self._profiles.Calibrate, requests(), timeout)
+        except DeltaPQError:
+            if failures:
+                raise failures[0] from None
+            raise
+        finally:
+            if stop:
+                stop()
+
+    @staticmethod
+    def _calibration(geometry, samples, model_name, seed, n_iterations, label):
+        yield profiles.CalibrateRequest(begin=profiles.CalibrateBegin(
+            model_name=model_name, geometry=geometry.to_proto(), seed=seed,
+            n_iterations=n_iterations, label=label))
+        for numbers, position in samples:
+            row = geometry.numbers_per_token * numbers.itemsize
+            step = max(1, MAX_INLINE_BYTES // row)
+            for at in range(0, numbers.shape[3], step):
+                part = np.ascontiguousarray(numbers[:, :, :, at:at + step])
+                yield profiles.CalibrateRequest(samples=profiles.CalibrateSamples(
+                    tensor=TensorDesc.of(part).to_proto(), n_tokens=part.shape[3],
+                    first_position=position + at, inline_data=part.tobytes()))
+
+    def _watch_progress(self, label, progress):
+        watcher = self.watch(from_now=True)
+
+        def run():
+            try:
+                for event in watcher:
+                    p = event.calibration_progress
+                    if event.WhichOneof("what") == "calibration_progress" and p.label == label:
+                        progress(p.done, p.total)
+            except DeltaPQError:
+                pass  # progress is a courtesy
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+
+        def stop():
+            watcher.cancel()
+            thread.join(5)
+        return stop
+
+    # --- monitor --------------------------------------------------------------------------------
+
+    def status(self) -> monitor.Status:
+        return self._call(self._monitor.GetStatus, monitor.GetStatusRequest())
+
+    def watch(self, *, after_seq: int = 0, incarnation: int = 0, from_now: bool = False,
+              queue: int = 0) -> "Watcher":
+        """Events, one after another, on a channel of their own."""
+        return Watcher(self._socket, monitor.WatchRequest(
+            after_seq=after_seq, incarnation=incarnation, from_now=from_now, queue=queue))
+
+
+class Watcher:
+    """An iterator over events, without an end of its own; cancel() ends it from any thread."""
+
+    def __init__(self, socket: str, request: monitor.WatchRequest):
+        self._channel = grpc.insecure_channel(f"unix:{os.path.abspath(socket)}", options=WATCH_OPTIONS)
+        self._call = monitor_grpc.MonitorStub(self._channel).Watch(request)
+
+    def __iter__(self):
+        try:
+            yield from self._call
+        except grpc.RpcError as e:
+            if e.code() != grpc.StatusCode.CANCELLED:
+                raise DeltaPQError.from_rpc(e) from None
+        finally:
+            self._channel.close()
+
+    def cancel(self) -> None:
+        self._call.cancel()
+        self._channel.close()

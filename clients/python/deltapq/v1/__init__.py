@@ -1,0 +1,1 @@
+"""Messages and stubs of package deltapq.v1, made by generate.py from proto/."""
