@@ -1,0 +1,2 @@
+#include "lib/deltapq.h"
+#include "lib/store/map.h"

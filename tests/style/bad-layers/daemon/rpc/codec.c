@@ -1,0 +1,4 @@
+#include <grpc/grpc.h>
+#include <xxhash.h>
+
+#include "lib/codec/codec.h"

@@ -1,0 +1,2 @@
+#include "daemon/session.h"
+#include "store.h"

@@ -1,0 +1,3 @@
+#include <sys/mman.h>
+
+#include <xxhash.h>
