@@ -66,7 +66,7 @@ static bool take_field(struct span *s, uint64_t *ret_field, struct span *ret_val
         n = 8;
         break;
     case 2:
-        if (!take_varint(s, &n) || n > s->n)
+        if (!take_varint(s, &n))
             return false;
         *ret_value = (struct span){ .at = s->at, .n = (size_t)n };
         break;
@@ -76,7 +76,7 @@ static bool take_field(struct span *s, uint64_t *ret_field, struct span *ret_val
     default:
         return false;
     }
-    if (n > s->n)
+    if (n > s->n) /* then the value is not there either */
         return false;
     s->at += n;
     s->n -= (size_t)n;

@@ -53,17 +53,23 @@ typedef void (*store_evicted_fn)(void *user, const uint8_t key[32], uint64_t fre
 
 /**
  * store_new() - make an arena: memfd 0600, sealed against resizing, every page allocated
- * @arena_bytes: of the whole memfd, rounded up to pages; at least 1 MiB
+ * @arena_bytes: of the whole memfd, rounded up to pages; at least 1 MiB. One slot for every 16 KiB
+ *               of it, 64 at least: an object takes a slot and whole pages of 4 KiB
  * @tenant:      name, for the header's tenant hash
- * @ret_ro_fd:   a read-only descriptor of it, to be handed to clients; the store owns it
+ * @evicted:     may be NULL
  * Return: 0; STORE_E_SIZE; a fault.
  */
 int store_new(uint64_t arena_bytes, const char *tenant, store_evicted_fn evicted, void *user,
               struct store **ret_store) _must_check_;
+/** store_free() - unmaps and closes; tails must be freed before, tiles need not be let go, but are
+ *  not to be touched any more. Accepts NULL, returns NULL */
 struct store *store_free(struct store *store);
 DEFINE_CLEANUP(struct store *, store_free);
 
+/** store_ro_fd() - a read-only descriptor, to be handed to clients; the store owns it */
 int store_ro_fd(const struct store *store);
+
+/** store_epoch() - random for each new arena: slots of one are never taken for another's */
 uint64_t store_epoch(const struct store *store);
 void store_get_stats(struct store *store, struct store_stats *ret_stats);
 
@@ -97,7 +103,9 @@ struct store_put_args {
 
 /**
  * store_put() - store a tile; evicts unreferenced tiles, oldest first, when room is needed
+ * @args:     borrowed during the call; n_base > 0, and n_fine > 0 when there is fine
  * @ret_tile: with one reference for the caller
+ * Leased tiles are not evicted. Nothing is when even that could not give enough room.
  * Return: 0; STORE_E_EXISTS (ret_tile is then the stored one, referenced as well); STORE_E_FULL.
  */
 int store_put(struct store *store, const struct store_put_args *args, uint64_t now_ns,
@@ -110,7 +118,8 @@ void tile_ref(struct tile *tile);
 
 /**
  * tile_unref() - drop a reference; the last one leaves the tile cached, or frees it with discard
- * Accepts NULL, returns NULL. @ret_freed_bytes may be NULL.
+ * Let the tiles of a sequence go from its last to its first: they are evicted in that order, so
+ * that a chain dies from its end. Accepts NULL, returns NULL. @ret_freed_bytes may be NULL.
  */
 struct tile *tile_unref(struct tile *tile, bool discard, uint64_t now_ns,
                         uint64_t *ret_freed_bytes);
@@ -141,7 +150,8 @@ int tail_new(struct store *store, uint64_t sequence_id, const uint8_t profile[32
 /**
  * tail_grow() - append rows behind the committed ones and commit them
  * Acknowledged bytes are never touched; the old slot line is freed after the new one is committed.
- * @n_tokens: committed + n_tokens ≤ 128
+ * @n_tokens: ≥ 1, committed + n_tokens ≤ 128
+ * Thread: one at a time; others may call tail_object() and tail_lease() meanwhile.
  */
 void tail_grow(struct tail *tail, const void *rows, uint32_t n_tokens);
 

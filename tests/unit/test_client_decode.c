@@ -238,7 +238,7 @@ static void test_refused(void **state)
 static void test_changed(void **state)
 {
     struct fixture *f = *state;
-    uint8_t *out = malloc(N_TOKENS * f->row_bytes);
+    uint8_t *out = malloc((N_TOKENS + 3) * f->row_bytes);
     struct dpq_client_decode_args args = arguments(f, 0, N_TOKENS, 0, 3, out);
     struct dpq_client_tile first = f->found_tiles[0];
     struct store_object base, fine;
@@ -258,6 +258,13 @@ static void test_changed(void **state)
     assert_int_equal(dpq_client_decode(&f->client, &args, &error), 0);
     args.base_only = false;
     ((uint8_t *)(uintptr_t)fine.bytes)[fine.n_bytes / 2] ^= 16;
+
+    f->found.n_tokens += 3; /* than the tail has */
+    args = arguments(f, 0, N_TOKENS + 3, 0, 3, out);
+    assert_int_equal(dpq_client_decode(&f->client, &args, &error), DPQ_CLIENT_DATA_LOSS);
+    f->found.n_tokens -= 3;
+    args = arguments(f, 0, N_TOKENS, 0, 3, out);
+    assert_int_equal(dpq_client_decode(&f->client, &args, &error), 0);
 
     tail_grow(f->tail, f->rows, 1);
     assert_int_equal(dpq_client_decode(&f->client, &args, &error), DPQ_CLIENT_ABORTED);

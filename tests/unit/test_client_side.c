@@ -27,15 +27,14 @@ static int n_open(void)
     return n;
 }
 
-/* Put a reply into the other end beforehand: side_ask() sends, then finds it. first: how many bytes
- * go with the descriptors; the rest comes in a second piece. */
-static void play(int fd, const struct side_reply *reply, int n_fds, size_t first)
+/* A piece with n_fds descriptors. */
+static void send_piece(int fd, const void *bytes, size_t n_bytes, int n_fds)
 {
     union {
         struct cmsghdr header;
         char bytes[CMSG_SPACE(4 * sizeof(int))];
     } control = { 0 };
-    struct iovec iov = { .iov_base = (void *)(uintptr_t)reply, .iov_len = first };
+    struct iovec iov = { .iov_base = (void *)(uintptr_t)bytes, .iov_len = n_bytes };
     struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
 
     if (n_fds) {
@@ -47,21 +46,30 @@ static void play(int fd, const struct side_reply *reply, int n_fds, size_t first
         message.msg_control = control.bytes;
         message.msg_controllen = CMSG_SPACE((size_t)n_fds * sizeof(int));
     }
-    assert_int_equal(sendmsg(fd, &message, 0), first);
+    assert_int_equal(sendmsg(fd, &message, 0), n_bytes);
+}
+
+/* Put a reply into the other end beforehand: side_ask() sends, then finds it. first: how many bytes
+ * go with the descriptors; the rest comes in a second piece. What follows is nobody's business. */
+static void play(int fd, const struct side_reply *reply, int n_fds, size_t first, int n_late_fds)
+{
+    static const uint8_t MORE[500];
+
+    send_piece(fd, reply, first, n_fds);
     if (first < sizeof(*reply))
-        assert_int_equal(send(fd, (const char *)reply + first, sizeof(*reply) - first, 0),
-                         sizeof(*reply) - first);
+        send_piece(fd, (const char *)reply + first, sizeof(*reply) - first, n_late_fds);
+    send_piece(fd, MORE, sizeof(MORE), 0);
 }
 
 /* One exchange. Return: what side_ask() returned; nothing may stay open on an error. */
-static int exchange(const struct side_reply *reply, int n_fds, size_t first,
-                    struct side_gift *ret_gift, struct dpq_client_error *error)
+static int exchange_late(const struct side_reply *reply, int n_fds, size_t first, int n_late_fds,
+                         struct side_gift *ret_gift, struct dpq_client_error *error)
 {
     struct side_request request = { .magic = SIDE_MAGIC, .op = SIDE_PROFILE }, got;
     int ends[2], r, before = n_open();
 
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
-    play(ends[1], reply, n_fds, first);
+    play(ends[1], reply, n_fds, first, n_late_fds);
     r = side_ask(ends[0], &request, ret_gift, error);
     assert_int_equal(recv(ends[1], &got, sizeof(got), MSG_WAITALL), sizeof(got));
     assert_memory_equal(&got, &request, sizeof(got));
@@ -69,6 +77,12 @@ static int exchange(const struct side_reply *reply, int n_fds, size_t first,
     close(ends[1]);
     assert_int_equal(n_open(), before + (r ? 0 : n_fds));
     return r;
+}
+
+static int exchange(const struct side_reply *reply, int n_fds, size_t first,
+                    struct side_gift *ret_gift, struct dpq_client_error *error)
+{
+    return exchange_late(reply, n_fds, first, 0, ret_gift, error);
 }
 
 static void test_gift(void **state)
@@ -121,6 +135,10 @@ static void test_malformed(void **state)
     assert_int_equal(exchange(&reply, 0, 128, &gift, &error), DPQ_CLIENT_DATA_LOSS);
     assert_int_equal(exchange(&reply, 2, 128, &gift, &error), DPQ_CLIENT_DATA_LOSS);
     assert_int_equal(exchange(&reply, 4, 128, &gift, &error), DPQ_CLIENT_RESOURCE_EXHAUSTED);
+    reply.n_fds = 2; /* more than was promised, and late: closed */
+    assert_int_equal(exchange_late(&reply, 2, 60, 2, &gift, &error), 0);
+    assert_int_equal(gift.n_fds, 2);
+    side_gift_close(&gift);
     reply.magic++;
     assert_int_equal(exchange(&reply, 1, 128, &gift, &error), DPQ_CLIENT_DATA_LOSS);
     assert_int_equal(gift.n_fds, 0);

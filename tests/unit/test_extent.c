@@ -69,9 +69,42 @@ static void test_random(void **state)
     extent_map_deinit(&m);
 }
 
+/* Sizes around the edges of words and levels: all can be had, in one piece or page by page. */
+static void test_edges(void **state)
+{
+    static const uint32_t SIZES[] = { 1,   2,   63,  64,  65,   127,  128,
+                                      129, 191, 192, 193, 4095, 4096, 4097 };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(SIZES); i++) {
+        uint32_t n = SIZES[i];
+        struct extent_map m;
+
+        assert_int_equal(extent_map_init(&m, n), 0);
+        assert_int_equal(extent_take(&m, n + 1), EXTENT_NONE);
+        assert_int_equal(extent_take(&m, n), 0);
+        extent_give(&m, 0, n);
+        for (uint32_t p = 0; p < n; p++)
+            assert_int_equal(extent_take(&m, 1), p); /* lowest first */
+        assert_int_equal(extent_take(&m, 1), EXTENT_NONE);
+        for (uint32_t p = 0; p < n; p += 2)
+            extent_give(&m, p, 1);
+        assert_int_equal(extent_take(&m, 2), EXTENT_NONE);
+        for (uint32_t p = 1; p < n; p += 2)
+            extent_give(&m, p, 1);
+        assert_int_equal(m.n_used, 0);
+        assert_int_equal(extent_take(&m, n), 0); /* merged */
+        extent_map_deinit(&m);
+        extent_map_deinit(&m);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_random) };
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_random),
+        cmocka_unit_test(test_edges),
+    };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
