@@ -18,9 +18,6 @@ syntax = "proto3";
 package google.rpc;
 message Any { string type_url = 1; bytes value = 2; }
 message Status { int32 code = 1; string message = 2; repeated Any details = 3; }
-message ErrorInfo { string reason = 1; string domain = 2; map<string, string> metadata = 3; }
-message Duration { int64 seconds = 1; int32 nanos = 2; }
-message RetryInfo { Duration retry_delay = 1; }
 """
 
 
