@@ -1,8 +1,9 @@
 /*
  * The server: core's objects, the completion-queue thread, the order of the end
  *
- *     serving --shutdown_begin()--> core tells clients to go away, waiting calls come back empty,
- *     core's shutdown tag --> n_live comes down to 0, call by call --> down() --free()--> gone
+ *     serving --shutdown_begin()--> core tells clients to go away, waiting calls come back empty
+ *     --> n_live comes down, call by call --> connections are closed --> core's shutdown tag
+ *     --> down() --free()--> gone
  *
  * n_live has one for the server itself, taken back with the shutdown tag, so that it cannot reach 0
  * while calls may still come. A batch that is started after the queue was shut down ends the
@@ -17,6 +18,8 @@
 #include <grpc/support/log.h>
 #include <grpc/support/time.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "daemon/log.h"
 #include "daemon/rpc/rpc_call.h"
@@ -25,13 +28,25 @@
 
 enum {
     N_WAITING = 64, /* calls that core can hand over before it must ask */
+    WAKE_US = 5000,
 };
 
 /* --- the completion-queue thread -------------------------------------------------------------- */
 
+/* The last call of a server that is stopping takes the connections with it: core's shutdown waits
+ * for clients to close theirs, and a silent one does not. Done before the call gives up its place:
+ * then the server is still there. */
 void rpc_server_release(struct rpc_server *server)
 {
-    if (__atomic_sub_fetch(&server->n_live, 1, __ATOMIC_ACQ_REL) == 0)
+    uint32_t n = __atomic_load_n(&server->n_live, __ATOMIC_ACQUIRE);
+
+    do {
+        if (n == 2 && __atomic_load_n(&server->stopping, __ATOMIC_ACQUIRE) &&
+            !__atomic_exchange_n(&server->disconnected, true, __ATOMIC_ACQ_REL))
+            grpc_server_cancel_all_calls(server->core);
+    } while (!__atomic_compare_exchange_n(&server->n_live, &n, n - 1, false, __ATOMIC_ACQ_REL,
+                                          __ATOMIC_ACQUIRE));
+    if (n == 1)
         server->down(server->down_user); /* the server may be gone afterwards */
 }
 
@@ -182,6 +197,27 @@ void rpc_server_cancel_all(struct rpc_server *server)
     grpc_server_cancel_all_calls(server->core);
 }
 
+/*
+ * Wake gRPC's own poller. After a write that had to wait, a thread of gRPC's polls for 10 s on its
+ * own, in case nobody else does, and grpc_shutdown() waits for it. Any event ends it, if its work
+ * is done: a new connection that can be written to is one.
+ */
+static void wake_core(void)
+{
+    grpc_channel_credentials *credentials;
+    grpc_channel *channel;
+    int fds[2];
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0)
+        return; /* then it takes 10 s */
+    credentials = grpc_insecure_credentials_create();
+    channel = grpc_channel_create_from_fd("wake", fds[0], credentials, NULL);
+    usleep(WAKE_US); /* it may be on its way to polling just now */
+    grpc_channel_destroy(channel);
+    grpc_channel_credentials_release(credentials);
+    close(fds[1]);
+}
+
 struct rpc_server *rpc_server_free(struct rpc_server *server)
 {
     if (!server)
@@ -192,6 +228,7 @@ struct rpc_server *rpc_server_free(struct rpc_server *server)
     pthread_join(server->thread, NULL);
     grpc_completion_queue_destroy(server->queue);
     grpc_server_credentials_release(server->credentials);
+    wake_core();
     grpc_shutdown();
     rpc_uploads_deinit(&server->uploads);
     rpc_health_deinit(&server->health);

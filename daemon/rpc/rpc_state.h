@@ -37,6 +37,7 @@ struct rpc_server {
     bool stopping;         /* atomic: no more calls are asked for */
     uint32_t n_live;       /* atomic: calls, and one for the server itself until it is shut down */
     uint32_t n_waiting;    /* calls that core may fill; completion-queue thread */
+    bool disconnected;     /* atomic: no call was left, and connections were closed */
     void (*down)(void *user);
     void *down_user;
     char shutdown_tag; /* its address is the tag */

@@ -139,12 +139,13 @@ def test_pieces_that_do_not_fit(api, stubs, code, fields):
     refused(api, code, "UPLOAD", stubs.profiles.Install, api.InstallRequest(**fields))
 
 
-def test_uploads_are_limited(api, other):
-    request = api.InstallRequest(data=b"abc", total_bytes=1 << 28)
-    upload_id = [other.profiles.Install(request).upload_id for _ in range(4)][-1]
+@pytest.mark.parametrize("total_bytes, n", [(100, 4), (1 << 29, 2)])
+def test_uploads_are_limited(api, other, total_bytes, n):
+    request = api.InstallRequest(data=b"abc", total_bytes=total_bytes)
+    upload_id = [other.profiles.Install(request).upload_id for _ in range(n)][-1]
     refusal = refused(api, "RESOURCE_EXHAUSTED", "UPLOAD", other.profiles.Install, request)
     assert refusal.retry_ms > 0
-    request = api.InstallRequest(data=b"abc", offset=4, total_bytes=1 << 28, upload_id=upload_id)
+    request = api.InstallRequest(data=b"abc", offset=4, total_bytes=total_bytes, upload_id=upload_id)
     assert "offset 3" in refused(api, "OUT_OF_RANGE", "UPLOAD", other.profiles.Install,
                                  request).message
 

@@ -279,6 +279,28 @@ def test_shutdown_cancels_what_does_not_end(api, make_daemon):
         assert Refusal(api, stuck.exception()).code.name in ("UNAVAILABLE", "CANCELLED")
 
 
+def test_stop_while_big_replies_go_out(api, stubs, make_daemon, profile_id):
+    """They arrive whole, and a write that had to wait does not hold up the end (gRPC's poller)."""
+    file = stubs.profiles.Get(api.GetProfileRequest(profile_id=profile_id)).data
+    numbers = random_numbers(2000)
+    for _ in range(6):
+        daemon = make_daemon()
+        with open_channel(daemon.grpc_path) as channel:
+            own = Stubs(api, channel)
+            own.profiles.Install(api.InstallRequest(data=file, total_bytes=len(file)))
+            sequence = own.kv.CreateSequence(
+                api.CreateSequenceRequest(profile_id=profile_id)).sequence_id
+            own.kv.Append(append_request(api, sequence, 0, numbers))
+            request = api.ReadRequest(sequence_id=sequence, n_tokens=2000,
+                                      tensor=tensor_of(api, numbers))
+            calls = [own.kv.Read.future(request) for _ in range(4)]
+            own.monitor.GetStatus(api.GetStatusRequest())  # they are under way
+            began = time.monotonic()
+            daemon.stop(timeout=20)
+            assert time.monotonic() - began < 5
+            assert {len(c.result(20).inline_data) for c in calls} == {numbers.nbytes}
+
+
 def test_stop_while_calls_come(api, make_daemon):
     daemon = make_daemon()
     codes, stop = set(), threading.Event()
