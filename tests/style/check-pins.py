@@ -4,7 +4,7 @@ import re
 
 from check import Check
 
-PIN = re.compile(r"([A-Za-z0-9][\w.-]*)==([\w.!+]+)(  # large)?")
+PIN = re.compile(r"([A-Za-z0-9][\w.-]*)==([\w.!+]+)( +# (large|no-deps).*)?")
 PACKAGE = re.compile(r"(?:install|unpack) +([a-z0-9][a-z0-9.+-]*)=(\S+)")
 
 
