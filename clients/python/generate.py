@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make what the package takes from the rest of the repository: the protobuf stubs from proto/, and the
 cffi declarations from lib/deltapq.h. Writes deltapq/v1/*_pb2*.py and deltapq/_cdef.h beside this file;
-does nothing where they are there and newer than their sources."""
+does nothing where they are there and newer than their sources, or where there are no sources (an sdist)."""
 import pathlib
 import re
 
@@ -17,7 +17,9 @@ def declarations(header: str) -> str:
 
 
 def newer(targets, sources) -> bool:
-    return all(t.exists() for t in targets) and \
+    if not all(t.exists() for t in targets):
+        return False
+    return not all(s.exists() for s in sources) or \
         min(t.stat().st_mtime for t in targets) >= max(s.stat().st_mtime for s in sources)
 
 

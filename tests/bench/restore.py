@@ -4,8 +4,10 @@
 
 usage: tests/bench/restore.py [--write]     (environment: DELTAPQD, DELTAPQ_LIBRARY; see scripts/test)
 
---write also puts the result into docs/results/restore.md."""
+--write also keeps the result as docs/results/restore.md and .json."""
 
+import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -16,15 +18,13 @@ sys.path[:0] = [str(ROOT / "tests/e2e"), str(ROOT / "clients/python")]
 N, ROUNDS = 2048, 5
 
 
-def child(socket: str, profile_id: str, tokens: str) -> None:
+def child(socket: str, profile_id: str, folder: str) -> None:
     """One restore in this fresh process: prints seconds."""
     import torch
     from deltapq import Client, hf
-    from deltapq.demo import model as demo_model
     from transformers import AutoConfig
-    path = demo_model.gguf_path()
-    config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
-    ids = [int(i) for i in pathlib.Path(tokens).read_text().split()]
+    config = AutoConfig.from_pretrained(folder)
+    ids = json.loads((pathlib.Path(folder) / "ids.json").read_text())
     torch.set_num_threads(2)
     begin = time.perf_counter()
     with Client(socket, staging_bytes=0) as client:
@@ -49,27 +49,40 @@ def main() -> None:
                                       model_name=demo_model.NAME).profile_id
             cache = hf.cache_of(hf.forward(model.model, ids[:, :N]))
             hf.save(client, cache, ids[0], profile_id=profile_id)
-        tokens = pathlib.Path(daemon.directory) / "tokens"
-        tokens.write_text(" ".join(str(int(i)) for i in ids[0]))
+        model.config.save_pretrained(daemon.directory)
+        (pathlib.Path(daemon.directory) / "ids.json").write_text(json.dumps(ids[0].tolist()))
         restore, prefill = [], []
         for _ in range(ROUNDS):
             done = subprocess.run([sys.executable, __file__, "child", daemon.grpc_path,
-                                   profile_id.hex(), str(tokens)], check=True, stdout=subprocess.PIPE)
+                                   profile_id.hex(), daemon.directory], check=True, stdout=subprocess.PIPE)
             restore.append(float(done.stdout))
             begin = time.perf_counter()
             hf.forward(model.model, ids[:, :N])
             prefill.append(time.perf_counter() - begin)
         daemon.stop()
+    ratio = min(prefill) / min(restore)
     line = (f"restore {min(restore) * 1e3:.0f} ms (of {', '.join(f'{x * 1e3:.0f}' for x in restore)}), "
             f"prefill {min(prefill) * 1e3:.0f} ms (of {', '.join(f'{x * 1e3:.0f}' for x in prefill)}): "
-            f"{min(prefill) / min(restore):.1f} times")
+            f"{ratio:.1f} times as long")
     print(line)
     if "--write" in sys.argv:
-        (ROOT / "docs/results/restore.md").write_text(
+        folder = ROOT / "docs/results"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "restore.md").write_text(
             "# Restore against recompute\n\nSmolLM2-135M-Instruct, 2,048 tokens, stored at 4 bits with "
-            "reference `none`; restored by local decode\ninto fp32 in a fresh process, imports excluded; "
-            "against one fp32 prefill. Two threads each, best of\nfive, alternating. "
-            f"By `tests/bench/restore.py --write`.\n\n{line}\n")
+            "reference `none`; restored by local decode\ninto fp32 in a fresh process, from attach to a "
+            "usable DynamicCache, imports excluded; against one fp32\nprefill of the same tokens. Two threads "
+            f"each, best of {ROUNDS}, alternating. On {cpu()}.\nMade by `tests/bench/restore.py --write`.\n\n"
+            f"{line}\n")
+        (folder / "restore.json").write_text(json.dumps(
+            {"tokens": N, "restore_seconds": restore, "prefill_seconds": prefill, "ratio": ratio},
+            indent=1) + "\n")
+
+
+def cpu() -> str:
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    name = next((x.split(": ", 1)[1] for x in lines if x.startswith("model name")), "an unknown CPU")
+    return f"{len(os.sched_getaffinity(0))} cores of {name}"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """The Python client against a real daemon: ways in and out, layouts, splits, dying clients."""
 
+import concurrent.futures
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -44,7 +46,7 @@ def test_three_ways_give_the_same_bytes(client, profile, dtype):
     client.append(sequence, kv, ids(seed, 300))
     staged = client.read(sequence, dtype=dtype)
     inline = client.read(sequence, dtype=dtype, via="inline")
-    local = client.read_local(profile, ids(seed, 300), dtype=dtype, sequence_id=sequence.id)
+    local = client.decode_local(profile, ids(seed, 300), dtype=dtype, sequence_id=sequence.id)
     assert staged.tobytes() == inline.tobytes() == local.tobytes()
     assert np.array_equal(staged[:, :, :, :4], kv[:, :, :, :4])      # sinks
     assert np.array_equal(staged[:, :, :, 256:], kv[:, :, :, 256:])  # raw tail
@@ -52,9 +54,42 @@ def test_three_ways_give_the_same_bytes(client, profile, dtype):
                   for x in (kv, staged))
     error = ((got - exact) ** 2).mean()
     assert 1e-4 < error < 0.03
-    base = client.read_local(profile, ids(seed, 300), dtype="f32", sequence_id=sequence.id,
+    base = client.decode_local(profile, ids(seed, 300), dtype="f32", sequence_id=sequence.id,
                              base_only=True)
     assert 2 * error < ((base - exact) ** 2).mean() < 0.25
+    client.release(sequence, discard=True)
+
+
+def test_local_decode_of_a_part_by_many_threads(client, profile):
+    """Any number of threads and of tokens, any strides, several callers at once: the same numbers."""
+    kv, tokens = random_kv(700, 12), ids(12, 700)
+    sequence = client.create_sequence(profile)
+    client.append(sequence, kv, tokens)
+    want = client.read(sequence, dtype="f16")
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        jobs = [(n, threads, pool.submit(client.decode_local, profile, tokens, n=n, dtype="f16",
+                                         threads=threads, sequence_id=sequence.id))
+                for n in (1, 128, 129, 500, 640, 641, 700) for threads in (1, 2, 7)]
+        for n, threads, job in jobs:
+            assert np.array_equal(job.result(), want[:, :, :, :n]), (n, threads)
+    rows = np.zeros((700, HEADS, LAYERS, 2, DIM), np.float16)  # tokens outermost
+    client.decode_local(profile, tokens, rows.transpose(2, 3, 1, 0, 4), sequence_id=sequence.id)
+    assert np.array_equal(rows.transpose(2, 3, 1, 0, 4), want)
+    client.release(sequence, discard=True)
+
+
+def test_slots_that_went_away_are_looked_up_again(client, profile):
+    kv, tokens = random_kv(256, 13), ids(13, 256)
+    sequence = client.create_sequence(profile)
+    client.append(sequence, kv, tokens)
+    want, old = client.read(sequence), client.lookup(profile, tokens, slots=True)
+    client.release(sequence, discard=True)
+    with pytest.raises(deltapq.DeltaPQError) as e:
+        client.decode_local(profile, tokens, n=256, found=old)
+    assert e.value.reason == "TOKEN_RANGE"  # of the second look-up
+    sequence = client.create_sequence(profile)
+    client.append(sequence, kv, tokens)
+    assert np.array_equal(client.decode_local(profile, tokens, found=old), want)
     client.release(sequence, discard=True)
 
 
@@ -106,6 +141,12 @@ def test_layouts(client, profile):
     client.release(plain, discard=True)
 
 
+def test_bf16_is_rounded_to_nearest_even():
+    x = 1 + np.float32([0, 1, 1.5, 2, 3, 5, -1]) / 256
+    got = deltapq.f32_from_bf16(deltapq.bf16_from_f32(x))
+    assert np.array_equal(got, 1 + np.float32([0, 0, 2, 2, 4, 4, -1]) / 256)
+
+
 def test_huge_values_survive(client, profile):
     """1e30 in bfloat16: as a sink, in a tile, and in the tail, bit for bit."""
     kv = deltapq.bf16_from_f32(random_kv(200, 6, np.float32))
@@ -135,6 +176,39 @@ def test_nan_is_located_and_nothing_is_stored(client, profile):
         (before.n_tiles, before.tail_bytes, before.arena_used_bytes)
 
 
+def test_mistakes_are_named_before_anything_is_sent(client, profile):
+    sequence = client.create_sequence(profile)
+    with pytest.raises(ValueError, match="shape"):
+        client.append(sequence, random_kv(5)[:, :, :1])
+    with pytest.raises(ValueError, match="token ids"):
+        client.append(sequence, random_kv(5), [1, 2])
+    with pytest.raises(TypeError, match="float64"):
+        client.append(sequence, random_kv(5, dtype=np.float64))
+    with pytest.raises(ValueError, match="via"):
+        client.read(sequence, 0, 0, via="local")
+    with pytest.raises(ValueError, match="shape"):
+        client.read(sequence, 0, 0, out=np.empty((1, 2, 2, 0, 32), np.float32))
+    client.release(sequence)
+    with pytest.raises(deltapq.DeltaPQError) as e:
+        client.read(sequence, 0, 1)
+    assert (e.value.code, e.value.reason) == ("NOT_FOUND", "SEQUENCE")
+
+
+def test_nobody_there(tmp_path):
+    """Neither a missing socket nor one that nobody serves makes a client wait for its deadline."""
+    begin = time.monotonic()
+    with pytest.raises(deltapq.DeltaPQError) as e:
+        deltapq.Client(str(tmp_path / "none.sock"))
+    assert e.value.code == "UNAVAILABLE"
+    deaf = socket.socket(socket.AF_UNIX)
+    deaf.bind(str(tmp_path / "deaf.sock"))
+    deaf.listen()
+    with deaf, pytest.raises(deltapq.DeltaPQError) as e:
+        deltapq.Client(str(tmp_path / "deaf.sock"), timeout=1)
+    assert e.value.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+    assert time.monotonic() - begin < 10
+
+
 CHILD = """
 import sys, numpy as np, deltapq
 client = deltapq.Client(sys.argv[1], staging_bytes=2 << 20, name="doomed")
@@ -160,7 +234,7 @@ def test_killed_in_the_middle_of_append(client, profile, daemon):
             break
     acknowledged = max([acknowledged] + [int(x.split()[1]) for x in child.stdout])
     child.wait()
-    for _ in range(100):
+    for _ in range(600):
         after = client.status()
         if (after.n_clients, after.staging_bytes) == (before.n_clients, before.staging_bytes):
             break

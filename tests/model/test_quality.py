@@ -1,88 +1,147 @@
 """What a real model makes of a cache that went through the daemon: every token of it, first four raw.
+At each position of a window, attention sees what came back instead of what the pass computes.
 
-The gates are the project's: at 4 bits mean KL ≤ 0.012 and top-1 ≥ 0.94, at 2 bits mean KL ≤ 0.18."""
+The project asks for mean KL ≤ 0.012 and top-1 ≥ 0.94 at 4 bits, and mean KL ≤ 0.18 at 2 bits. What is
+reached is about half of that, and what is asked for here: else a codec with twice the error would pass.
+On the fly (onthefly.py) errors add up over the layers, and the limits are wider."""
 
 import collections
 
 import numpy as np
 import pytest
 import torch
-from conftest import verdict
+from kvdump import hf, judge
+from onthefly import OnTheFly
+from transformers import (AutoModelForCausalLM, CohereConfig, DynamicCache, LlamaConfig,
+                          Qwen2Config)
 
-from deltapq import hf
-from deltapq.demo import judge
+# rate: true bits at most, mean KL at most, top-1 agreement at least
+GATES = {"quality": (4.35, 0.0075, 0.945), "compact": (2.3, 0.11, 0.82)}
+ON_THE_FLY = {"quality": (0.014, 0.93), "compact": (0.22, 0.74)}
 
-GATES = {"quality": (0.012, 0.94), "compact": (0.18, 0.0)}
 
-
-@pytest.mark.parametrize("rate", ["quality", "compact"])
-def test_gate(rate, client, profile_id, smollm, evaluated, numbers):
-    by_genre = collections.defaultdict(list)
-    bits = []
-    for window, ids, exact in evaluated:
-        tokens = ids[0].tolist()
-        sequence = client.create_sequence(profile_id, rate=rate)
-        client.append(sequence, numbers(window), tokens)
-        bits.append(client.status().true_bits_per_number)
-        kept = client.read_local(profile_id, tokens, rate=rate, sequence_id=sequence.id)
-        by_genre[window.genre].append(verdict(smollm[0], ids, exact, kept))
-        client.release(sequence, discard=True)
+@pytest.mark.parametrize("rate", GATES)
+def test_gate(rate, client, profile_id, smol, evaluated):
+    by_genre, bits = collections.defaultdict(list), []
+    for window, exact in evaluated:
+        kept, true_bits = smol.through(client, profile_id, window, rate)
+        by_genre[window.genre].append(smol.verdict(window, exact, kept))
+        bits.append(true_bits)
     total = judge.Verdict.all([v for vs in by_genre.values() for v in vs])
-    for genre, vs in by_genre.items():
-        v = judge.Verdict.all(vs)
-        print(f"\n{rate} {genre}: perplexity {v.perplexity_exact:.3f} -> {v.perplexity:.3f}, mean KL "
-              f"{v.mean_kl:.4f}, 99.9 % {v.tail_kl:.3f}, top-1 {v.agreement:.4f}", end="")
-    print(f"\n{rate}: true bits {np.mean(bits):.3f} (1,024 tokens, sinks included), mean KL "
-          f"{total.mean_kl:.4f}, top-1 {total.agreement:.4f}")
+    print()
+    for genre, vs in [*by_genre.items(), ("all", [total])]:
+        print(f"{rate:8} {genre:6} {judge.Verdict.all(vs)}")
+    print(f"{rate:8} true bits {np.mean(bits):.3f} (1,024 tokens, sinks included)")
+    max_bits, max_kl, min_top1 = GATES[rate]
     assert len(total.kl) >= 6 * 1024
-    assert total.mean_kl <= GATES[rate][0]
-    assert total.agreement >= GATES[rate][1]
+    assert np.mean(bits) <= max_bits
+    assert total.mean_kl <= max_kl
+    assert total.agreement >= min_top1
 
 
-def test_gate_can_fail(client, profile_id, smollm, evaluated, numbers):
-    """A cache whose keys are turned by one position too many does not pass: the gate has teeth."""
-    window, ids, exact = evaluated[0]
-    sequence = client.create_sequence(profile_id, position_base=1)
-    client.append(sequence, numbers(window), ids[0].tolist())
-    kept = client.read(sequence)
-    client.release(sequence, discard=True)
-    assert verdict(smollm[0], ids, exact, kept).mean_kl < 0.05  # wrong positions only cost a little
-    kept = np.roll(kept, 1, axis=3)
-    assert verdict(smollm[0], ids, exact, kept).mean_kl > 0.18
+@pytest.mark.parametrize("rate", ON_THE_FLY)
+def test_gate_on_the_fly(rate, client, profile_id, smol, evaluated):
+    """One window a genre."""
+    fly, verdicts, seen = OnTheFly(client.get_profile(profile_id)), [], set()
+    for window, exact in evaluated:
+        if window.genre not in seen:
+            seen.add(window.genre)
+            logits = fly.logits(smol.model, smol.ids(window), rate)
+            verdicts.append(judge.Verdict.of(exact, logits, smol.ids(window)[0, 1:]))
+            print(f"\n{rate:8} {window.genre:6} on the fly {verdicts[-1]}", end="")
+    fly.close()
+    total = judge.Verdict.all(verdicts)
+    print(f"\n{rate:8} all    on the fly {total}")
+    max_kl, min_top1 = ON_THE_FLY[rate]
+    assert total.mean_kl <= max_kl
+    assert total.agreement >= min_top1
 
 
-def test_save_and_restore(client, profile_id, smollm, evaluated):
-    """save() and restore() continue like an exact cache does, nearly; a raw tail exactly."""
-    model, _ = smollm
-    ids = evaluated[0][1][:, :700]
+def test_gate_can_fail(smol, evaluated):
+    """The gates have teeth: a cache with the tokens one place off passes none of them."""
+    window, exact = evaluated[0]
+    kept = smol.numbers(window).astype(np.float32)
+    assert smol.verdict(window, exact, kept).mean_kl < 0.001  # float16 alone
+    assert smol.verdict(window, exact, np.roll(kept, 1, axis=3)).mean_kl > 0.18
+
+
+def test_save_and_restore(client, profile_id, smol, evaluated):
+    """save() and restore() continue nearly as an exact cache does; the raw tail is exact."""
+    model = smol.model
+    ids = smol.ids(evaluated[0][0])[:, :700]
     cache = hf.cache_of(hf.forward(model.model, ids[:, :680]))
-    sequence = hf.save(client, cache, ids[0], profile_id=profile_id, dtype=torch.float32)
+    sequence = hf.save(client, cache, ids, profile_id=profile_id, dtype=torch.float32)
     assert sequence.n_tokens == 680
-    again = hf.restore(client, model.config, ids[0, :690].tolist(), profile_id=profile_id,
+    again = hf.restore(client, model.config, ids[:, :690], profile_id=profile_id,
                        sequence_id=sequence.id)
     assert again.get_seq_length() == 680
-    tail = 680 - 680 % 128
     for was, got in zip(cache.layers, again.layers):
-        assert torch.equal(was.keys[:, :, tail:], got.keys[:, :, tail:])
+        assert torch.equal(was.keys[:, :, 640:], got.keys[:, :, 640:])
         assert torch.equal(was.values[:, :, :4], got.values[:, :, :4])
     exact = hf.forward(model, ids[:, 680:], cache).logits[0]
     other = hf.forward(model, ids[:, 680:], again).logits[0]
     assert judge.Verdict.of(exact, other, ids[0, 681:]).mean_kl < 0.02
     # never the whole prompt: one token is left to be computed
-    short = hf.restore(client, model.config, ids[0, :640].tolist(), profile_id=profile_id)
+    short = hf.restore(client, model.config, ids[0, :640], profile_id=profile_id)
     assert short.get_seq_length() == 639
     nothing = hf.restore(client, model.config, [1, 2, 3], profile_id=profile_id)
     assert nothing.get_seq_length() == 0
+    half = hf.restore(client, model.config, ids, profile_id=profile_id, dtype=torch.bfloat16, n=200)
+    assert half.layers[3].keys.dtype == torch.bfloat16 and half.get_seq_length() == 200
+    assert torch.equal(half.layers[3].keys, again.layers[3].keys[:, :, :200].bfloat16())
     client.release(sequence, discard=True)
 
 
-def test_given_cache_is_continued_bit_by_bit(smollm, evaluated):
-    """What restore() relies on: DynamicCache(ddp_cache_data=…) goes on exactly like the original."""
-    from transformers import DynamicCache
-    model, _ = smollm
-    ids = evaluated[1][1][:, :80]
+def test_given_cache_is_continued_bit_by_bit(smol, evaluated):
+    """What restore() relies on: a cache filled from given tensors goes on exactly like the original."""
+    model = smol.model
+    ids = smol.ids(evaluated[1][0])[:, :80]
     cache = hf.cache_of(hf.forward(model.model, ids[:, :64]))
-    copy = DynamicCache(ddp_cache_data=[(x.keys.clone(), x.values.clone()) for x in cache.layers],
-                        config=model.config)
-    assert torch.equal(hf.forward(model, ids[:, 64:], cache).logits,
-                       hf.forward(model, ids[:, 64:], copy).logits)
+    pairs = [(x.keys.clone(), x.values.clone()) for x in cache.layers]
+    filled = hf.cache_with(model.config, torch.stack([torch.cat(pair) for pair in pairs]))
+    passed = DynamicCache(ddp_cache_data=pairs, config=model.config)
+    want = hf.forward(model, ids[:, 64:], cache).logits
+    assert torch.equal(want, hf.forward(model, ids[:, 64:], filled).logits)
+    assert torch.equal(want, hf.forward(model, ids[:, 64:], passed).logits)
+
+
+def test_geometry_is_the_models_own(smol):
+    """Keys turned back with it, by the definition of RoPE, are what the projection gave."""
+    g, model = smol.geometry, smol.model
+    assert (g.n_layers, g.n_kv_heads, g.head_dim, g.n_q_heads) == (30, 3, 64, 9)
+    assert g.rope_pairing == "half" and g.rotary_dim == 64 and g.attention_scaling == 1
+    seen = {}
+    hook = model.model.layers[7].self_attn.k_proj.register_forward_hook(
+        lambda module, args, out: seen.update(k=out[0]))
+    ids = torch.arange(100, 400)[None]
+    cache = hf.cache_of(hf.forward(model.model, ids))
+    hook.remove()
+    angle = torch.arange(300.0)[:, None].double() * torch.tensor(g.inv_freq, dtype=torch.float64)
+    k = cache.layers[7].keys[0].double()
+    a, b = k[..., :32], k[..., 32:]
+    back = torch.cat([a * angle.cos() + b * angle.sin(), b * angle.cos() - a * angle.sin()], -1)
+    want = seen["k"].view(300, 3, 64).transpose(0, 1)
+    assert (back - want).abs().max() < 1e-3 * want.abs().max()
+
+
+def tiny(kind, **options):
+    config = kind(num_hidden_layers=2, hidden_size=64, num_attention_heads=2, num_key_value_heads=1,
+                  head_dim=32, vocab_size=50, intermediate_size=32, pad_token_id=0, eos_token_id=1,
+                  **options)
+    return AutoModelForCausalLM.from_config(config)
+
+
+def test_models_that_cannot_be_stored_are_refused():
+    with pytest.raises(ValueError, match="sliding"):
+        hf.geometry_of(tiny(Qwen2Config, use_sliding_window=True, max_window_layers=1))
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    with pytest.raises(ValueError, match="dynamic"):
+        hf.geometry_of(tiny(LlamaConfig, rope_parameters=rope))
+    rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0,
+            "original_max_position_embeddings": 512}
+    yarn = hf.geometry_of(tiny(LlamaConfig, rope_parameters=rope))
+    assert yarn.attention_scaling > 1.1 and len(yarn.inv_freq) == 16
+    assert hf.geometry_of(tiny(CohereConfig)).rope_pairing == "interleaved"
+    two = hf.cache_of(hf.forward(tiny(LlamaConfig), torch.ones(2, 3, dtype=torch.long)))
+    with pytest.raises(ValueError, match="batch 2"):
+        hf.numbers_of(two)

@@ -282,8 +282,6 @@ class Client:
                     raise
             found = self.lookup(profile_id, token_ids, slots=True, **prefix)
 
-    read_local = decode_local
-
     # --- profiles -------------------------------------------------------------------------------
 
     def geometry(self, profile_id: bytes) -> Geometry:

@@ -6,10 +6,12 @@ a cache as long as the prompt gives other tokens without an error."""
 from __future__ import annotations
 
 import inspect
+import sys
 
 import numpy as np
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from .client import Client, Sequence
 from .tensors import NUMPY, Geometry
@@ -39,14 +41,37 @@ def rotary_embedding(model):
     return None
 
 
-def geometry_of(model, n_sink: int = 4) -> Geometry:
-    """Of a decoder-only model; inverse frequencies are the model's own, number by number.
-
-    Refused: sliding or linear layers, and RoPE that changes with the length (dynamic, longrope)."""
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+def check_layers(config) -> None:
+    """Refuse what a cache of plain keys and values does not describe: sliding, linear, … layers."""
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         raise ValueError(f"layers of type {sorted(kinds - {'full_attention'})} can't be stored")
+
+
+def pairing_of(model, rotary_dim: int) -> str:
+    """Which coordinates RoPE turns with which: the model's own function is asked, with a unit vector
+    and a quarter turn."""
+    apply = getattr(sys.modules[type(model).__module__], "apply_rotary_pos_emb", None)
+    unit = torch.zeros(1, 1, 1, rotary_dim)
+    unit[..., 0] = 1
+    cos, sin = torch.zeros(1, 1, rotary_dim), torch.ones(1, 1, rotary_dim)
+    try:
+        goes_to = apply(unit, unit, cos, sin)[1].flatten().nonzero().tolist()
+    except Exception as e:
+        raise ValueError(f"{type(model).__name__}: can't find out how RoPE pairs coordinates; pass "
+                         "rope_pairing") from e
+    names = {rotary_dim // 2: "half", 1: "interleaved"}
+    if len(goes_to) != 1 or goes_to[0][0] not in names:
+        raise ValueError(f"{type(model).__name__}: RoPE pairs coordinates in a way that can't be stored")
+    return names[goes_to[0][0]]
+
+
+def geometry_of(model, *, n_sink: int = 4, rope_pairing: str | None = None) -> Geometry:
+    """Of a decoder-only model; inverse frequencies and pairing are the model's own.
+
+    Refused: sliding or linear layers, and RoPE that changes with the length (dynamic, longrope)."""
+    check_layers(model.config)
+    config = model.config.get_text_config()
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     rope = rotary_embedding(model)
@@ -57,9 +82,15 @@ def geometry_of(model, n_sink: int = 4) -> Geometry:
         return Geometry(config.num_hidden_layers, config.num_key_value_heads, head_dim, heads, "none",
                         n_sink=n_sink)
     inv_freq = tuple(float(x) for x in rope.inv_freq.float().cpu())
-    return Geometry(config.num_hidden_layers, config.num_key_value_heads, head_dim, heads, "half",
-                    2 * len(inv_freq), inv_freq=inv_freq,
-                    attention_scaling=float(rope.attention_scaling), n_sink=n_sink)
+    return Geometry(config.num_hidden_layers, config.num_key_value_heads, head_dim, heads,
+                    rope_pairing or pairing_of(model, 2 * len(inv_freq)), 2 * len(inv_freq),
+                    inv_freq=inv_freq, attention_scaling=float(rope.attention_scaling), n_sink=n_sink)
+
+
+def list_of(token_ids) -> list[int]:
+    """Of a list, an array or a tensor; a batch of one is fine."""
+    ids = token_ids.flatten().tolist() if hasattr(token_ids, "flatten") else token_ids
+    return [int(i) for i in ids]
 
 
 def numbers_of(cache: DynamicCache, first: int = 0, n: int | None = None,
@@ -91,7 +122,7 @@ def save(client: Client, cache: DynamicCache, token_ids, *, profile_id: bytes,
          adapter: str = "") -> Sequence:
     """Store a cache. token_ids: of the cache's tokens at least (after generate() there is one more)."""
     n = cache.get_seq_length()
-    ids = [int(i) for i in token_ids][:n]
+    ids = list_of(token_ids)[:n]
     if len(ids) < n:
         raise ValueError(f"{len(ids)} token ids for a cache of {n} tokens")
     sequence = client.create_sequence(profile_id, rate=rate, token_ids=ids, salt=salt, adapter=adapter)
@@ -106,13 +137,28 @@ def restore(client: Client, config, token_ids, *, profile_id: bytes, rate: str =
             sequence_id: int = 0, n: int | None = None) -> DynamicCache:
     """A cache of the longest stored prefix of token_ids, but not of all of them: continue with
     token_ids[cache.get_seq_length():]. n limits it. Empty when nothing is stored."""
-    ids = [int(i) for i in token_ids]
+    check_layers(config)
+    ids = list_of(token_ids)
     prefix = dict(rate=rate, salt=salt, adapter=adapter, sequence_id=sequence_id)
     found = client.lookup(profile_id, ids, slots=True, **prefix)
-    n = min(found.n_tokens, len(ids) - 1) if n is None else min(n, found.n_tokens, len(ids) - 1)
+    n = min(found.n_tokens, len(ids) - 1, found.n_tokens if n is None else n)
     if n <= 0:
         return DynamicCache(config=config)
-    memory = np.empty(client.geometry(profile_id).shape(n), NUMPY[TORCH[dtype]])  # NumPy asks for huge pages
+    # NumPy's memory, because it asks the kernel for huge pages: touching it takes a third of the time.
+    memory = np.empty(client.geometry(profile_id).shape(n), NUMPY[TORCH[dtype]])
     client.decode_local(profile_id, ids, memory, n=n, found=found, threads=threads, **prefix)
-    numbers = torch.from_numpy(memory).view(dtype)
-    return DynamicCache(ddp_cache_data=[(k[None], v[None]) for k, v in numbers], config=config)
+    return cache_with(config, torch.from_numpy(memory).view(dtype))
+
+
+def cache_with(config, numbers: torch.Tensor) -> DynamicCache:
+    """A cache of batch 1 with these numbers in it: [layers, 2, heads, tokens, head_dim], not copied. The
+    first token that the model adds copies them, a layer at a time.
+
+    DynamicCache(ddp_cache_data=…) gives an equal one, and copies everything at once."""
+    cache = DynamicCache(config=config)
+    if len(cache.layers) != len(numbers) or any(type(x) is not DynamicLayer for x in cache.layers):
+        return DynamicCache(ddp_cache_data=[(k[None], v[None]) for k, v in numbers], config=config)
+    for layer, (k, v) in zip(cache.layers, numbers):
+        layer.lazy_initialization(k, v)
+        layer.keys, layer.values = k[None], v[None]
+    return cache

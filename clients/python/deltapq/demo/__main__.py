@@ -13,7 +13,7 @@ from .progress import Progress
 
 ROOT = pathlib.Path(__file__).resolve().parents[4]
 WINDOWS = ROOT / "tests/data/windows.txt"
-N_PREFIX, N_CONTINUE = 2048, 256
+N_PREFIX, N_CONTINUE, N_GREEDY = 2048, 256, 24
 
 
 def text_ids(tokenizer):
@@ -74,27 +74,48 @@ def restore(socket: str, file: str) -> None:
     bar = Progress("a new process: loading the model", 1)
     model, tokenizer = demo_model.load()
     ids = text_ids(tokenizer)
-    prefix = ids[0, :N_PREFIX].tolist()
     bar.end()
     begin = time.monotonic()
     with Client(socket, name="quickstart-restore", staging_bytes=64 << 20) as client:
-        cache = hf.restore(client, model.config, prefix, profile_id=profile_id)
+        cache = hf.restore(client, model.config, ids, profile_id=profile_id)
         facts["restore_seconds"] = time.monotonic() - begin
         n = cache.get_seq_length()
-        sequence = client.create_sequence(profile_id, token_ids=prefix)
+        sequence = client.create_sequence(profile_id, token_ids=ids[0, :n].tolist())
         begin = time.monotonic()
         client.read(sequence, dtype="f16")
         facts["read_seconds"] = time.monotonic() - begin
         client.release(sequence)
-    bar = Progress("recomputing, to compare", 1)
+    if n != N_PREFIX:
+        sys.exit(f"{n} tokens came back instead of {N_PREFIX}")
+    bar = Progress(f"recomputing {n} tokens, to compare", 1)
     begin = time.monotonic()
     raw = hf.cache_of(hf.forward(model.model, ids[:, :n]))
     facts["recompute_seconds"] = time.monotonic() - begin
-    exact = hf.forward(model, ids[:, n:], raw).logits[0]
-    other = hf.forward(model, ids[:, n:], cache).logits[0]
     bar.end()
-    verdict = Verdict.of(exact, other, ids[0, n + 1:])
-    table(facts, verdict, n)
+    bar = Progress(f"continuing both by {N_CONTINUE} tokens", 2 + 2 * N_GREEDY)
+    exact = hf.forward(model, ids[:, n:], raw).logits[0]
+    bar.show(1)
+    other = hf.forward(model, ids[:, n:], cache).logits[0]
+    bar.show(2)
+    texts = [tokenizer.decode(greedy(model, logits, kept, lambda i, k=k: bar.show(2 + k * N_GREEDY + i)))
+             for k, (logits, kept) in enumerate(((exact, raw), (other, cache)))]
+    bar.end()
+    table(facts, Verdict.of(exact, other, ids[0, n + 1:]), n)
+    for name, text in zip(("recomputed", "restored"), texts):
+        print(f"  greedy, {name + ':':<12}{' '.join(text.split())}")
+    print()
+
+
+def greedy(model, logits, cache, show) -> list[int]:
+    """The N_GREEDY most likely tokens after logits, one by one."""
+    from deltapq import hf
+    chosen = []
+    for i in range(N_GREEDY):
+        token = logits[-1:].argmax(-1, keepdim=True)
+        chosen.append(int(token))
+        logits = hf.forward(model, token, cache).logits[0]
+        show(i + 1)
+    return chosen
 
 
 def table(f, verdict, n: int) -> None:

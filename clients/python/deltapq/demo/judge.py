@@ -20,15 +20,19 @@ class Verdict:
     @staticmethod
     def of(exact: torch.Tensor, other: torch.Tensor, targets: torch.Tensor) -> "Verdict":
         """Logits [n, vocabulary] each; targets: the n - 1 tokens that follow positions 0 … n - 2."""
-        p, q = torch.log_softmax(exact.double(), -1), torch.log_softmax(other.double(), -1)
-        pick = lambda x: -x[:-1].gather(1, targets[:, None]).squeeze(1)  # noqa: E731
-        return Verdict((p.exp() * (p - q)).sum(-1), (p.argmax(-1) == q.argmax(-1)).double(), pick(p),
-                       pick(q))
+        parts = [_compare(e.float(), o.float()) for e, o in zip(exact.split(128), other.split(128))]
+        kl, top1, p, q = (torch.cat(x) for x in zip(*parts))
+        return Verdict(kl.double(), top1.double(), *(
+            -x[:-1].gather(1, targets[:, None]).squeeze(1).double() for x in (p, q)))
 
     @staticmethod
     def all(verdicts: list["Verdict"]) -> "Verdict":
         return Verdict(*(torch.cat([getattr(v, f.name) for v in verdicts])
                          for f in dataclasses.fields(Verdict)))
+
+    def __str__(self) -> str:
+        return (f"perplexity {self.perplexity_exact:7.3f} -> {self.perplexity:7.3f}, mean KL "
+                f"{self.mean_kl:.4f}, 99.9 % {self.tail_kl:.3f}, top-1 {self.agreement:.4f}")
 
     @property
     def mean_kl(self) -> float:
@@ -50,6 +54,11 @@ class Verdict:
     @property
     def perplexity_exact(self) -> float:
         return self.nll_exact.mean().exp().item()
+
+
+def _compare(exact, other):
+    p, q = torch.log_softmax(exact, -1), torch.log_softmax(other, -1)
+    return (p.exp() * (p - q)).sum(-1), p.argmax(-1) == q.argmax(-1), p, q
 
 
 def logits_with(model, ids: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:

@@ -74,37 +74,39 @@ def tokens(window: Window, tokenizer):
 # --- making the list ------------------------------------------------------------------------------
 
 EVALUATE = {
-    "docs": [("debian-handbook", HANDBOOK + n + ".html") for n in (
+    "docs": [HANDBOOK + n + ".html" for n in (
         "sect.apt-get", "sect.http-web-server", "sect.virtualization", "sect.selinux",
         "sect.network-config", "sect.kernel-compilation", "sect.monitoring", "sect.x509-cert")],
-    "prose": [("fortunes", FORTUNES + n) for n in (
+    "prose": [FORTUNES + n for n in (
         "science", "law", "definitions", "politics", "art", "work", "education", "computers")],
-    "code": [("libpython3.11-stdlib", PYTHON + n) for n in (
-        "difflib.py", "tarfile.py", "typing.py", "mailbox.py", "pickletools.py", "smtplib.py")],
+    "code": [PYTHON + n for n in (
+        "difflib.py", "statistics.py", "nntplib.py", "mailbox.py", "pickletools.py", "smtplib.py")],
 }
 CALIBRATE = {
-    "docs": [("debian-handbook", HANDBOOK + n + ".html") for n in (
+    "docs": [HANDBOOK + n + ".html" for n in (
         "sect.installation-steps", "sect.package-meta-information", "sect.config-misc",
-        "sect.ldap-directory")],
-    "prose": [("fortunes", FORTUNES + n) for n in ("people", "wisdom", "men-women", "cookie")],
-    "code": [("libpython3.11-stdlib", PYTHON + n) for n in (
-        "argparse.py", "inspect.py", "zipfile.py", "turtle.py")],
+        "sect.ldap-directory", "sect.backup")],
+    "prose": [FORTUNES + n for n in ("people", "wisdom", "men-women", "cookie", "platitudes")],
+    "code": [PYTHON + n for n in (
+        "doctest.py", "pydoc.py", "aifc.py", "turtle.py", "pdb.py", "uuid.py")],
 }
 
 
-def _version(package: str) -> str:
-    return subprocess.check_output(["dpkg-query", "-W", "-f", "${Version}", package], text=True)
+def _package(file: str) -> tuple[str, str]:
+    """Name and version."""
+    name = subprocess.check_output(["dpkg", "-S", file], text=True).split(":")[0]
+    return name, subprocess.check_output(["dpkg-query", "-W", "-f", "${Version}", name], text=True)
 
 
 def make() -> str:
     lines = ["# Made by `python -m deltapq.demo.windows`; see there for what the columns are."]
     for purpose, genres in (("evaluate", EVALUATE), ("calibrate", CALIBRATE)):
         for genre, files in genres.items():
-            for package, file in files:
+            for file in files:
                 text = extract(file)
                 first = min(3000, max(0, len(text) - CHARACTERS))
                 part = text[first:first + CHARACTERS].encode()
-                lines.append(f"{purpose} {genre} {package} {_version(package)} {file} {first} "
+                lines.append(f"{purpose} {genre} {' '.join(_package(file))} {file} {first} "
                              f"{hashlib.sha256(part).hexdigest()}")
     return "\n".join(lines) + "\n"
 
