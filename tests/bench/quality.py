@@ -71,7 +71,8 @@ def write(rows, n_tokens: int) -> None:
              "*on the fly*:", "keys and values are coded while the cache is being computed, so that each layer's "
              "error also disturbs what the", "layers above code; the same codec, by the library. Tables of other "
              "codecs mostly mean this.", "", "Made by `tests/bench/quality.py --write`.", "",
-             "| cache | rate | true bits | text | windows | perplexity, exact | perplexity | mean KL | KL 99.9 % | top-1 |",
+             "| cache | rate | true bits | text | windows | perplexity, exact | perplexity | mean KL "
+             "| KL 99.9 % | top-1 |",
              "|---|---|---|---|---|---|---|---|---|---|"]
     for r in rows:
         lines.append(f"| {r['cache']} | {r['rate']} | {r['true_bits']:.3f} | {r['genre']} | {r['windows']} | "

@@ -35,8 +35,8 @@ def child(socket: str, profile_id: str, folder: str) -> None:
 
 
 def main() -> None:
-    from deltapq import Client, hf
     from deltapq.demo import __main__ as quickstart, model as demo_model, windows
+    from deltapq import Client, hf
     from frame import Daemon
     model, tokenizer = demo_model.load()
     ids = quickstart.text_ids(tokenizer)[:, :N + 1]

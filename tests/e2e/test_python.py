@@ -194,6 +194,24 @@ def test_mistakes_are_named_before_anything_is_sent(client, profile):
     assert (e.value.code, e.value.reason) == ("NOT_FOUND", "SEQUENCE")
 
 
+def test_staging_is_left_alone_after_a_call_that_broke_off(daemon, profile):
+    with deltapq.Client(daemon.grpc_path, staging_bytes=1 << 20) as client:
+        sequence = client.create_sequence(profile)
+        client.timeout = -1
+        with pytest.raises(deltapq.DeltaPQError) as e:
+            client.append(sequence, random_kv(300))
+        assert e.value.code == "DEADLINE_EXCEEDED"
+        client.timeout = 30
+        with pytest.raises(deltapq.DeltaPQError) as e:
+            client.append(sequence, random_kv(300))
+        assert (e.value.code, e.value.reason) == ("LOCAL", "STAGING")
+        other = client.create_sequence(profile)
+        client.append(other, random_kv(300), via="inline")
+        assert client.read(other, via="inline").shape[3] == 300
+        client.release(sequence)
+        client.release(other, discard=True)
+
+
 def test_nobody_there(tmp_path):
     """Neither a missing socket nor one that nobody serves makes a client wait for its deadline."""
     begin = time.monotonic()
@@ -234,13 +252,13 @@ def test_killed_in_the_middle_of_append(client, profile, daemon):
             break
     acknowledged = max([acknowledged] + [int(x.split()[1]) for x in child.stdout])
     child.wait()
+    want = (before.n_clients, before.staging_bytes, before.n_sequences + 1)
     for _ in range(600):
         after = client.status()
-        if (after.n_clients, after.staging_bytes) == (before.n_clients, before.staging_bytes):
+        if (after.n_clients, after.staging_bytes, after.n_sequences) == want:
             break
         time.sleep(0.05)
-    assert (after.n_clients, after.staging_bytes) == (before.n_clients, before.staging_bytes)
-    assert after.n_sequences == before.n_sequences + 1
+    assert (after.n_clients, after.staging_bytes, after.n_sequences) == want
     kv = np.random.default_rng(8).standard_normal((2, 2, 2, 4000, 32)).astype(np.float16)
     left = deltapq.Sequence(sequence_id, profile, GEOMETRY, n_tokens=acknowledged)
     got = client.read(left)

@@ -6,13 +6,13 @@ import pathlib
 import sys
 
 import numpy as np
-import torch
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "clients/python"), str(ROOT / "tests/e2e")]
 
+from deltapq.demo import model as demo_model, judge, windows  # noqa: E402
 from deltapq import hf  # noqa: E402
-from deltapq.demo import judge, model as demo_model, windows  # noqa: E402
+import torch  # noqa: E402  after demo, which silences what it brings
 
 LIST = ROOT / "tests/data/windows.txt"
 

@@ -1,6 +1,7 @@
 """The client: RPCs over gRPC, numbers through the staging segment, inline, or by local decode."""
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import mmap
 import os
@@ -51,7 +52,7 @@ class Client:
         self._socket, self._library_path = socket, library
         self._library = self._local = self._side = self._staging = None
         self._geometries: dict[bytes, Geometry] = {}
-        self._staging_lock = threading.Lock()
+        self._staging_lock, self._staging_lost = threading.Lock(), False
         self._lock = threading.RLock()
         self.channel = grpc.insecure_channel(f"unix:{os.path.abspath(socket)}", options=BULK_OPTIONS)
         self._kv = kv_grpc.KvCacheStub(self.channel)
@@ -110,6 +111,23 @@ class Client:
         except grpc.RpcError as e:
             raise DeltaPQError.from_rpc(e) from None
 
+    @contextlib.contextmanager
+    def _own_staging(self):
+        """The segment, for one call. After one whose end is not known (a deadline, an interrupt), the
+        daemon may still be reading or writing there: nobody may touch it again."""
+        with self._staging_lock:
+            if self._staging_lost:
+                raise DeltaPQError("LOCAL", "STAGING", "a call through the staging segment broke off, and "
+                                   "may still be using it: make a new Client")
+            self._staging_lost = True
+            try:
+                yield
+            except Exception as e:  # others than ours come from preparing the call
+                self._staging_lost = getattr(e, "code", "") in (
+                    "DEADLINE_EXCEEDED", "CANCELLED", "UNAVAILABLE", "UNKNOWN")
+                raise
+            self._staging_lost = False
+
     # --- sequences ------------------------------------------------------------------------------
 
     def create_sequence(self, profile_id: bytes, *, rate: str = "quality", token_ids=(),
@@ -162,7 +180,7 @@ class Client:
             request.inline_data = packed.tobytes()
             reply = self._call(self._kv.Append, request)
         else:
-            with self._staging_lock:
+            with self._own_staging():
                 place = np.frombuffer(self._staging, part.dtype, part.size).reshape(part.shape)
                 place[...] = part
                 request.tensor.CopyFrom(TensorDesc.of(place).to_proto())
@@ -213,7 +231,7 @@ class Client:
             data = self._call(self._kv.Read, request).inline_data
             out[...] = np.frombuffer(data, out.dtype, out.size).reshape(shape)
             return
-        with self._staging_lock:
+        with self._own_staging():
             place = np.frombuffer(self._staging, out.dtype, size // out.itemsize).reshape(shape)
             request.tensor.CopyFrom(TensorDesc.of(place).to_proto())
             request.client_id = self.client_id

@@ -13,7 +13,7 @@ from .progress import Progress
 
 ROOT = pathlib.Path(__file__).resolve().parents[4]
 WINDOWS = ROOT / "tests/data/windows.txt"
-N_PREFIX, N_CONTINUE, N_GREEDY = 2048, 256, 24
+N_PREFIX, N_CONTINUE, N_GREEDY = 2048, 256, 16
 
 
 def text_ids(tokenizer):
@@ -31,7 +31,7 @@ def save(socket: str, file: str) -> None:
     bar = Progress("loading " + demo_model.NAME, 1)
     model, tokenizer = demo_model.load()
     bar.end()
-    chosen = windows.read(WINDOWS, "calibrate", 3)
+    chosen = windows.read(WINDOWS, "calibrate", 2)
     forward = Progress("calibration: running the model", len(chosen))
 
     def run():

@@ -21,8 +21,6 @@ def load(threads: int = 2):
     """(model, tokenizer)"""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-    logging.disable_progress_bar()
     torch.set_num_threads(threads)
     path = gguf_path()
     where = dict(pretrained_model_name_or_path=str(path.parent), gguf_file=path.name)
