@@ -202,38 +202,16 @@ static void tile_evicted(void *user, const uint8_t key[32], uint64_t freed_bytes
     hub_publish(tenant->session->hub, &event);
 }
 
-/* What the kernel thinks can be had without swapping; UINT64_MAX when it does not say. */
-static uint64_t available_bytes(void)
-{
-    FILE *file = fopen("/proc/meminfo", "re");
-    unsigned long long kib;
-    uint64_t n_bytes = UINT64_MAX;
-    char line[128];
-
-    while (file && fgets(line, sizeof(line), file)) {
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-            n_bytes = kib * 1024;
-    }
-    if (file)
-        fclose(file);
-    return n_bytes;
-}
-
-/* Pages of an arena are all taken at once. The kernel would give them one by one until it has to
- * kill somebody, so ask first. */
 static int make_arena(struct tenant *tenant)
 {
     const struct config_tenant *config = tenant->config;
-    uint64_t available = available_bytes();
-    int r = STORE_E_SIZE;
+    int r = store_new(config->arena_bytes, config->name, tile_evicted, tenant, &tenant->store);
 
-    if (config->arena_bytes <= available)
-        r = store_new(config->arena_bytes, config->name, tile_evicted, tenant, &tenant->store);
     if (r == STORE_E_SIZE) {
         log_error("tenant %s: no arena of %.1f MiB can be made, %.1f MiB of memory are available: "
                   "change arena_bytes, or free memory (the service's memory limit counts as well)",
                   config->name, (double)config->arena_bytes / (1 << 20),
-                  (double)available / (1 << 20));
+                  (double)map_available_bytes() / (1 << 20));
         return 1;
     }
     return error_fold(r);

@@ -53,9 +53,7 @@ static bool is_shortage(int error)
     return error == ENOMEM || error == ENOSPC || error == EFBIG;
 }
 
-/* What can be had without swapping or killing anybody. fallocate() on a memfd has no limit of its
- * own: it would go on until the kernel begins to kill. */
-static uint64_t available_bytes(void)
+uint64_t map_available_bytes(void)
 {
     _cleanup_(close_file) FILE *f = fopen("/proc/meminfo", "re");
     unsigned long long kib;
@@ -72,7 +70,8 @@ static int fill(struct map *m, uint64_t n_bytes)
 {
     void *bytes;
 
-    if (n_bytes > available_bytes())
+    /* fallocate() on a memfd has no limit of its own: it goes on until the kernel begins to kill */
+    if (n_bytes > map_available_bytes())
         return MAP_E_MEMORY;
     if (fchmod(m->fd, 0600) || ftruncate(m->fd, (off_t)n_bytes) ||
         fallocate(m->fd, 0, 0, (off_t)n_bytes))

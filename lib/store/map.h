@@ -22,6 +22,10 @@ struct map {
         .fd = -1 \
     }
 
+/** map_available_bytes() - what can be had without swapping or killing anybody; all RAM if the
+ * kernel does not say. map_create() refuses more than this. */
+uint64_t map_available_bytes(void);
+
 /**
  * map_create() - memfd of n_bytes, mode 0600, fully allocated, sealed SHRINK|GROW|SEAL, mapped RW
  * @n_bytes: rounded up to pages

@@ -14,9 +14,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from .client import Client, Sequence
-from .tensors import NUMPY, Geometry
-
-TORCH = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+from .tensors import NUMPY, TORCH, Geometry
 
 
 def forward(model, ids, cache=None, **kwargs):
@@ -145,7 +143,7 @@ def restore(client: Client, config, token_ids, *, profile_id: bytes, rate: str =
     if n <= 0:
         return DynamicCache(config=config)
     # NumPy's memory, because it asks the kernel for huge pages: touching it takes a third of the time.
-    memory = np.empty(client.geometry(profile_id).shape(n), NUMPY[TORCH[dtype]])
+    memory = np.empty(client.geometry(profile_id).shape(n), NUMPY[TORCH[str(dtype)]])
     client.decode_local(profile_id, ids, memory, n=n, found=found, threads=threads, **prefix)
     return cache_with(config, torch.from_numpy(memory).view(dtype))
 
