@@ -80,15 +80,21 @@ EVALUATE = {
     "prose": [FORTUNES + n for n in (
         "science", "law", "definitions", "politics", "art", "work", "education", "computers")],
     "code": [PYTHON + n for n in (
-        "difflib.py", "statistics.py", "nntplib.py", "mailbox.py", "pickletools.py", "smtplib.py")],
+        "difflib.py", "statistics.py", "nntplib.py", "mailbox.py", "pickletools.py", "smtplib.py",
+        "argparse.py", "dataclasses.py")],
 }
 CALIBRATE = {
     "docs": [HANDBOOK + n + ".html" for n in (
         "sect.installation-steps", "sect.package-meta-information", "sect.config-misc",
-        "sect.ldap-directory", "sect.backup")],
-    "prose": [FORTUNES + n for n in ("people", "wisdom", "men-women", "cookie", "platitudes")],
+        "sect.ldap-directory", "sect.backup", "sect.virtual-private-network", "sect.manipulating-packages-with-dpkg",
+        "sect.windows-file-server-with-samba", "sect.remote-login", "sect.firewall-packet-filtering",
+        "sect.release-lifecycle")],
+    "prose": [FORTUNES + n for n in (
+        "people", "wisdom", "men-women", "cookie", "platitudes", "startrek", "miscellaneous", "humorists",
+        "songs-poems", "sports", "food")],
     "code": [PYTHON + n for n in (
-        "doctest.py", "pydoc.py", "aifc.py", "turtle.py", "pdb.py", "uuid.py")],
+        "doctest.py", "pydoc.py", "aifc.py", "turtle.py", "pdb.py", "uuid.py", "optparse.py", "configparser.py",
+        "calendar.py", "fractions.py")],
 }
 
 
