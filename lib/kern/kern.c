@@ -8,6 +8,13 @@ unsigned kern_cpu_detect(void)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
         __builtin_cpu_supports("f16c"))
         cpu |= KERN_CPU_AVX2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        cpu |= KERN_CPU_AVX512;
+    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi"))
+        cpu |= KERN_CPU_VNNI;
+    if (__builtin_cpu_supports("avx512fp16"))
+        cpu |= KERN_CPU_FP16;
 #endif
     return cpu;
 }
@@ -18,7 +25,25 @@ void kern_init(struct kern *k, unsigned cpu)
     (void)cpu;
     kern_init_c(k);
 #ifdef HAVE_KERN_AVX2
-    if (cpu & KERN_CPU_AVX2)
-        kern_init_avx2(k);
+    if (!(cpu & KERN_CPU_AVX2))
+        return;
+    kern_init_avx2(k);
+    kern_init_avx2_rows(k);
+#ifdef HAVE_KERN_AVX512
+    if (!(cpu & KERN_CPU_AVX512))
+        return;
+    kern_init_avx512(k);
+    kern_init_avx512_rows(k);
+#ifdef HAVE_KERN_VNNI
+    if (!(cpu & KERN_CPU_VNNI))
+        return;
+    kern_init_vnni(k);
+#ifdef HAVE_KERN_FP16
+    if (!(cpu & KERN_CPU_FP16))
+        return;
+    kern_init_fp16(k);
+#endif
+#endif
+#endif
 #endif
 }

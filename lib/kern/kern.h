@@ -5,12 +5,14 @@
  *
  * Arrays are dim-major where nothing else is said: value of dimension i and token t at [i * 128 +
  * t]. Lanes are tokens, so a sum over dimensions runs in the same order for every lane width, and
- * the results are the same bits on every instruction set. The C bodies (kern_body.h) are the
- * definition; nothing here may be contracted to an FMA.
+ * the results are the same bits on every instruction set. Rows are token-major; there the lanes are
+ * dimensions, and sums over them have an order of their own (KERN_SUMS). The C bodies (kern_body.h,
+ * kern_rows.h) are the definition; nothing here may be contracted to an FMA.
  *
  * A signature is written once, by DECL_KERN_…(); prototypes, bodies and the table use it.
  */
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,6 +21,9 @@ enum {
     KERN_LINE = 64,    /* bytes of a panel line: 128 nibbles */
     KERN_WORDS = 16,   /* codewords of a plane */
     KERN_Q_MAX = 8191, /* |q| of kern->quantize */
+    KERN_SUMS = 16,    /* a sum over a row: 16 sums of every 16th number, then halves onto halves */
+    KERN_MAX_DIM = 256,
+    KERN_MAX_SUBSPACES = KERN_MAX_DIM / 2,
 };
 
 /**
@@ -100,6 +105,124 @@ enum {
     void name(const uint8_t *code, size_t dsub, const int8_t *book, size_t n_words, float scale, \
               const float *gain, float *ret_y)
 
+/* How keys are turned: what DECL_KERN_ROPE() takes; n_pairs = 0 for no turn. */
+struct kern_turn {
+    bool interleaved;
+    size_t n_pairs;
+    const float *cosine, *sine; /* [128][n_pairs] */
+};
+
+/**
+ * DECL_KERN_TAKE() - what comes before encoding's GEMM, in one pass: load, turn, less mean
+ * @rows, @stride, @n, @d: as in DECL_KERN_LOAD(); n at most 128
+ * @turn:  the inverse turn
+ * @mean:  [d]
+ * @ret_x: [n][d], the bits of load, then rope, then add with sign -1
+ */
+#define DECL_KERN_TAKE(name) \
+    void name(const void *rows, ptrdiff_t stride, size_t n, size_t d, \
+              const struct kern_turn *turn, const float *mean, float *ret_x)
+
+/**
+ * DECL_KERN_GIVE() - what comes after decoding's GEMM, in one pass: turn, then store
+ * @x:    [n][d], unchanged
+ * @turn: its first row is for the first row of x
+ */
+#define DECL_KERN_GIVE(name) \
+    void name(const float *x, size_t n, size_t d, const struct kern_turn *turn, void *ret_rows, \
+              ptrdiff_t stride)
+
+/** DECL_KERN_SQUARES() - squared lengths of rows: sum of (a - b)², or of a² without b, as KERN_SUMS
+ * @a, @b: [n][d]; b may be NULL */
+#define DECL_KERN_SQUARES(name) \
+    void name(const float *a, const float *b, size_t n, size_t d, float *ret_sum)
+
+/* The codebooks of a stream. */
+struct kern_tree {
+    const float *scale; /* [n_subspaces] */
+    const int8_t *base; /* [n_subspaces][16][dsub] */
+    const int8_t *fine; /* [n_subspaces][16 parents][16][dsub] */
+};
+
+/* Which of two trees a token takes: bit t % 64 of word t / 64. */
+struct kern_mask {
+    uint64_t bits[KERN_TOKENS / 64];
+};
+
+static inline bool kern_mask_has(const struct kern_mask *m, size_t t)
+{
+    return m->bits[t / 64] >> t % 64 & 1;
+}
+
+/* A stream's panels, and what its codes mean. d = n_subspaces * dsub is a multiple of 16. */
+struct kern_panel {
+    const uint8_t *base, *fine; /* [n_subspaces][64]; fine may be NULL */
+    size_t n_subspaces, dsub;   /* dsub is 2 or 4, d at most KERN_MAX_DIM */
+    const float *gain;          /* [128] */
+    struct kern_tree intra, delta;
+    struct kern_mask predicted; /* these tokens take the delta tree, the others the intra tree */
+    const float *leak;          /* [n_subspaces]: a temporal stream's; NULL: no recurrence */
+};
+
+/**
+ * DECL_KERN_WORDS() - codes of whole panels to codewords, token-major
+ * @base, @fine: as in struct kern_panel; with fine, book has 256 words a subspace
+ * @book:        [n_subspaces][16 or 256][dsub]
+ * @ret_words:   [128][d]
+ */
+#define DECL_KERN_WORDS(name) \
+    void name(const uint8_t *base, const uint8_t *fine, size_t n_subspaces, size_t dsub, \
+              const int8_t *book, int8_t *ret_words)
+
+/**
+ * DECL_KERN_DECODE_ROWS() - panels to fp32 rows, ready to be the left operand of a GEMM
+ * @ret_base: [128][d], or NULL
+ * @ret_fine: [128][d], what is delivered; NULL without a fine panel
+ *
+ * With w a codeword's coordinate, s its scale, and a its leak:
+ *   base[t] = w_base * (s * gain[t]) + a * base[t - 1]
+ *   fine[t] = w_fine * (s * gain[t]) + a * base[t - 1]
+ * The second term only for predicted tokens of a panel with leak; before token 0 there is 0.
+ */
+#define DECL_KERN_DECODE_ROWS(name) \
+    void name(const struct kern_panel *panel, float *ret_base, float *ret_fine)
+
+/**
+ * DECL_KERN_DECODE_HALF() - what DECODE_ROWS delivers, as fp16 rows
+ * @rows: row t is at rows + t * stride bytes, any alignment
+ * @cold: the destination is in no cache, nor soon wanted there: write around caches if aligned
+ *
+ * Final output: an instruction set with fp16 arithmetic may round three times where no recurrence
+ * feeds on the result; it is within 2^-9 of the value, or 2^-21.
+ */
+#define DECL_KERN_DECODE_HALF(name) \
+    void name(const struct kern_panel *panel, void *ret_rows, ptrdiff_t stride, bool cold)
+
+/* The closed loop of a temporal stream. */
+struct kern_loop {
+    size_t n_subspaces, dsub;
+    struct kern_tree intra, delta; /* fine is not used */
+    struct kern_mask predicted;
+    const float *leak;                /* [n_subspaces] */
+    const float *gain, *inverse_gain; /* [256] by gain code; 0 for code 0 */
+};
+
+/**
+ * DECL_KERN_SEARCH_LOOP() - encode a panel whose tokens are predicted from those before
+ * @y:        [128][d]
+ * @ret_gain: [128], as of DECL_KERN_GAINS() for the residuals, but summed as KERN_SUMS; a token
+ * with 256 (it escapes) goes on as if it had 0
+ * @ret_code: [n_subspaces][128]: parents
+ * @ret_q:    [d][128]: what they were searched with; children are searched with it, too
+ * @ret_base: [128][d]: what DECODE_ROWS makes of the codes, bit for bit
+ *
+ * Token by token: residual r = y - a * base[t - 1] (y where not predicted), its gain, q =
+ * quantize(r), the nearest parent, base[t]. Every step as in the kernels of that name.
+ */
+#define DECL_KERN_SEARCH_LOOP(name) \
+    void name(const struct kern_loop *loop, const float *y, int32_t *ret_gain, uint8_t *ret_code, \
+              int16_t *ret_q, float *ret_base)
+
 typedef DECL_KERN_LOAD((*kern_load_fn));
 typedef DECL_KERN_STORE((*kern_store_fn));
 typedef DECL_KERN_ROPE((*kern_rope_fn));
@@ -111,6 +234,13 @@ typedef DECL_KERN_SEARCH_CHILD((*kern_search_child_fn));
 typedef DECL_KERN_PACK((*kern_pack_fn));
 typedef DECL_KERN_UNPACK((*kern_unpack_fn));
 typedef DECL_KERN_DECODE((*kern_decode_fn));
+typedef DECL_KERN_TAKE((*kern_take_fn));
+typedef DECL_KERN_GIVE((*kern_give_fn));
+typedef DECL_KERN_SQUARES((*kern_squares_fn));
+typedef DECL_KERN_WORDS((*kern_words_fn));
+typedef DECL_KERN_DECODE_ROWS((*kern_decode_rows_fn));
+typedef DECL_KERN_DECODE_HALF((*kern_decode_half_fn));
+typedef DECL_KERN_SEARCH_LOOP((*kern_search_loop_fn));
 
 /* The table lives in its codec: no global, and a test can make one for each instruction set. */
 struct kern {
@@ -125,17 +255,34 @@ struct kern {
     kern_pack_fn pack;
     kern_unpack_fn unpack;
     kern_decode_fn decode;
+    kern_take_fn take[3]; /* by enum dpq_dtype */
+    kern_give_fn give[3];
+    kern_squares_fn squares;
+    kern_words_fn words;
+    kern_decode_rows_fn decode_rows;
+    kern_decode_half_fn decode_half;
+    kern_search_loop_fn search_loop;
 };
 
 enum kern_cpu {
-    KERN_CPU_AVX2 = 1 << 0, /* with FMA and F16C */
+    KERN_CPU_AVX2 = 1 << 0,   /* with FMA and F16C */
+    KERN_CPU_AVX512 = 1 << 1, /* F, BW, DQ, VL */
+    KERN_CPU_VNNI = 1 << 2,   /* VNNI and VBMI */
+    KERN_CPU_FP16 = 1 << 3,
 };
 
+/* What this CPU and its system can do, of enum kern_cpu. */
 unsigned kern_cpu_detect(void);
 
-/* Fill k for a CPU that has the flags in cpu, a subset of kern_cpu_detect(); 0 is portable C. */
+/* Fill k for a CPU that has the flags in cpu, a subset of kern_cpu_detect(); 0 is portable C. The
+ * flags are a staircase: one is used only if all those below it are set. */
 void kern_init(struct kern *k, unsigned cpu);
 
 /* One step of the staircase each: overrides what the steps below have set. */
 void kern_init_c(struct kern *k);
 void kern_init_avx2(struct kern *k);
+void kern_init_avx2_rows(struct kern *k);
+void kern_init_avx512(struct kern *k);
+void kern_init_avx512_rows(struct kern *k);
+void kern_init_vnni(struct kern *k);
+void kern_init_fp16(struct kern *k);

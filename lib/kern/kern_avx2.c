@@ -351,6 +351,10 @@ static DECL_KERN_DECODE(decode_avx2)
         decode(code, dsub, book, n_words, scale, gain, ret_y);
 }
 
+KERN_TAKE_AND_GIVE(f32)
+KERN_TAKE_AND_GIVE(f16)
+KERN_TAKE_AND_GIVE(bf16)
+
 void kern_init_avx2(struct kern *k)
 {
     *k = (struct kern){
@@ -365,5 +369,7 @@ void kern_init_avx2(struct kern *k)
         .pack = pack_avx2,
         .unpack = unpack_avx2,
         .decode = decode_avx2,
+        .take = { take_f32, take_f16, take_bf16 },
+        .give = { give_f32, give_f16, give_bf16 },
     };
 }

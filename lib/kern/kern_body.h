@@ -12,6 +12,7 @@
 
 #include "lib/base/half.h"
 #include "lib/kern/kern.h"
+#include "lib/kern/kern_rows.h"
 
 static DECL_KERN_LOAD(load_f32)
 {
@@ -89,9 +90,64 @@ static DECL_KERN_ADD(add)
             x[t * d + i] += sign * v[i];
 }
 
-/* A mean square of 2^e * (1 + m/2^23) has the code 4 e + 161 plus the number of the mantissas of
- * 2^(1/8), 2^(3/8), 2^(5/8), 2^(7/8) that m reaches. No logarithm, and the same on every machine.
+/* Of rows in work, those a few further on: engines' strides are too long for the hardware to see.
  */
+enum { AHEAD = 4 };
+
+KERN_INLINE void turn_row(float *x, size_t d, const struct kern_turn *turn, size_t t)
+{
+    const float *cosine = turn->cosine + t * turn->n_pairs, *sine = turn->sine + t * turn->n_pairs;
+
+    if (turn->interleaved)
+        rope_interleaved(x, 1, d, cosine, sine, turn->n_pairs);
+    else
+        rope_half(x, 1, d, cosine, sine, turn->n_pairs);
+}
+
+KERN_INLINE void take_by(kern_load_fn load, const void *rows, ptrdiff_t stride, size_t n, size_t d,
+                         const struct kern_turn *turn, const float *mean, float *ret_x)
+{
+    for (size_t t = 0; t < n; t++) {
+        const char *row = (const char *)rows + (ptrdiff_t)t * stride;
+
+        if (t + AHEAD < n)
+            kern_prefetch_row(row + AHEAD * stride, d, false);
+        load(row, 0, 1, d, ret_x + t * d);
+        if (turn->n_pairs)
+            turn_row(ret_x + t * d, d, turn, t);
+        add(ret_x + t * d, 1, d, mean, -1);
+    }
+}
+
+KERN_INLINE void give_by(kern_store_fn store, const float *x, size_t n, size_t d,
+                         const struct kern_turn *turn, void *ret_rows, ptrdiff_t stride)
+{
+    for (size_t t = 0; t < n; t++) {
+        char *row = (char *)ret_rows + (ptrdiff_t)t * stride;
+        float turned[KERN_MAX_DIM];
+
+        if (t + AHEAD < n)
+            kern_prefetch_row(row + AHEAD * stride, d, true);
+        if (!turn->n_pairs) {
+            store(x + t * d, 1, d, row, 0);
+            continue;
+        }
+        memcpy(turned, x + t * d, d * sizeof(float));
+        turn_row(turned, d, turn, t);
+        store(turned, 1, d, row, 0);
+    }
+}
+
+#define KERN_TAKE_AND_GIVE(dtype) \
+    static DECL_KERN_TAKE(take_##dtype) \
+    { \
+        take_by(load_##dtype, rows, stride, n, d, turn, mean, ret_x); \
+    } \
+    static DECL_KERN_GIVE(give_##dtype) \
+    { \
+        give_by(store_##dtype, x, n, d, turn, ret_rows, stride); \
+    }
+
 static DECL_KERN_GAINS(gains)
 {
     float sum[KERN_TOKENS] = { 0 }, count = (float)d;
@@ -99,15 +155,8 @@ static DECL_KERN_GAINS(gains)
     for (size_t i = 0; i < d; i++)
         for (size_t t = 0; t < KERN_TOKENS; t++)
             sum[t] += y[i * KERN_TOKENS + t] * y[i * KERN_TOKENS + t];
-    for (size_t t = 0; t < KERN_TOKENS; t++) {
-        uint32_t bits = f32_bits(sum[t] / count);
-        int32_t m = (int32_t)(bits & 0x7fffff), e = (int32_t)(bits >> 23 & 255) - 127;
-        int32_t code =
-            4 * e + 161 + (m >= 0x0b95c3) + (m >= 0x25fed7) + (m >= 0x45672c) + (m >= 0x6ac0c8);
-
-        code = code < 0 ? 0 : code;
-        ret_code[t] = code > 256 ? 256 : code; /* a NaN's mantissa is not ours to choose */
-    }
+    for (size_t t = 0; t < KERN_TOKENS; t++)
+        ret_code[t] = kern_gain_code(sum[t] / count);
 }
 
 /* Adding 1.5 * 2^23 leaves the integer in the low bits of the sum, rounded to nearest even. Two

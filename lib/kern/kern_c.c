@@ -1,6 +1,7 @@
 /* The portable table: the definitions, and half floats by bits. */
 
 #include "lib/kern/kern_body.h"
+#include "lib/kern/kern_loop.h"
 
 static DECL_KERN_LOAD(load_f16)
 {
@@ -29,6 +30,42 @@ static DECL_KERN_STORE(store_f16)
     }
 }
 
+KERN_TAKE_AND_GIVE(f32)
+KERN_TAKE_AND_GIVE(f16)
+KERN_TAKE_AND_GIVE(bf16)
+
+static void put_half_row(const float *x, size_t d, void *ret_row, bool cold)
+{
+    (void)cold;
+    store_f16(x, 1, d, ret_row, 0);
+}
+
+static void scale_half_row(const int8_t *words, size_t d, const float *scale, float gain,
+                           const float *from, void *ret_row, bool cold)
+{
+    float y[KERN_MAX_DIM];
+
+    scale_row(words, d, scale, gain, from, y);
+    put_half_row(y, d, ret_row, cold);
+}
+
+static DECL_KERN_DECODE_ROWS(decode_rows)
+{
+    decode_rows_by(words, panel, ret_base, ret_fine);
+}
+
+static DECL_KERN_DECODE_HALF(decode_half)
+{
+    decode_half_by(words, (struct kern_halves){ scale_half_row, put_half_row }, panel, ret_rows,
+                   stride, cold);
+}
+
+static DECL_KERN_SEARCH_LOOP(search_loop)
+{
+    search_loop_by((struct kern_loop_steps){ loop_search, loop_leave }, loop, y, ret_gain, ret_code,
+                   ret_q, ret_base);
+}
+
 void kern_init_c(struct kern *k)
 {
     *k = (struct kern){
@@ -43,5 +80,12 @@ void kern_init_c(struct kern *k)
         .pack = pack,
         .unpack = unpack,
         .decode = decode,
+        .take = { take_f32, take_f16, take_bf16 },
+        .give = { give_f32, give_f16, give_bf16 },
+        .squares = squares,
+        .words = words,
+        .decode_rows = decode_rows,
+        .decode_half = decode_half,
+        .search_loop = search_loop,
     };
 }
