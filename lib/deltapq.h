@@ -117,6 +117,7 @@ struct dpq_fault {
 
 struct dpq_profile;
 struct dpq_codec;
+struct dpq_layer_loop;
 struct dpq_trainer;
 struct dpq_reader;
 
@@ -290,6 +291,29 @@ int dpq_tile_encode(struct dpq_codec *codec, const void *rows, uint32_t dtype,
 int dpq_tile_decode(struct dpq_codec *codec, const void *base, size_t n_base, const void *fine,
                     size_t n_fine, const struct dpq_range *range, const struct dpq_tensor *tensor,
                     void *memory, struct dpq_fault *ret_fault);
+
+/**
+ * dpq_layer_loop_new() - code 128 tokens layer by layer, while a model computes them
+ * @codec: which profile; the loop may go on with any codec of the same profile
+ * @first_position, @first_index, @rate: as of dpq_tile_encode()
+ *
+ * For judging a codec: attention can see a layer's coded keys and values before the layers above
+ * have any. Return: 0; DPQ_E_INVALID (rate, index); -ENOMEM.
+ */
+int dpq_layer_loop_new(const struct dpq_codec *codec, uint64_t first_position, uint64_t first_index,
+                       uint32_t rate, struct dpq_layer_loop **ret_loop);
+struct dpq_layer_loop *dpq_layer_loop_free(struct dpq_layer_loop *loop);
+
+/**
+ * dpq_layer_loop_next() - the next layer, from 0 on: what a reader of the tile would get
+ * @from, @to: 128 tokens of one layer, at element (0, kind, head, token); both must have passed
+ *             dpq_tensor_check() for one layer
+ * The numbers are those of dpq_tile_encode() and dpq_tile_decode(), bit for bit.
+ * Return: 0; DPQ_E_NOT_FINITE, located; DPQ_E_INVALID after the last layer; -ENOMEM.
+ */
+int dpq_layer_loop_next(struct dpq_layer_loop *loop, struct dpq_codec *codec,
+                        const struct dpq_tensor *from, const void *from_memory,
+                        const struct dpq_tensor *to, void *to_memory, struct dpq_fault *ret_fault);
 
 /* --- the arena, read by another process ----------------------------------------------------- */
 

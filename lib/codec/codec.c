@@ -47,6 +47,7 @@ static int allocate(struct dpq_codec *c)
     r = rope_table_new(&c->profile->geometry, KERN_TOKENS, &c->rope);
     r = r ? r : scratch(n * sizeof(float), (void **)&c->x);
     r = r ? r : scratch(n * sizeof(float), (void **)&c->y);
+    r = r ? r : scratch(n * sizeof(float), (void **)&c->y_base);
     r = r ? r : scratch(n * sizeof(float), (void **)&c->y_fine);
     r = r ? r : scratch(n * sizeof(float), (void **)&c->p);
     r = r ? r : scratch(n * sizeof(int16_t), (void **)&c->q);
@@ -99,6 +100,7 @@ struct dpq_codec *dpq_codec_free(struct dpq_codec *codec)
     free(codec->below);
     free(codec->q);
     free(codec->p);
+    free(codec->y_base);
     free(codec->y_fine);
     free(codec->y);
     free(codec->x);

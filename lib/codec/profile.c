@@ -52,6 +52,11 @@ uint32_t profile_n_inputs(const struct dpq_geometry *g, uint32_t reference, uint
     return 0;
 }
 
+uint32_t profile_default_fine(uint32_t kind)
+{
+    return 1u << DPQ_RATE_QUALITY | (kind == DPQ_K ? 1u << DPQ_RATE_BALANCED : 0);
+}
+
 /* Bytes of the UTF-8 sequence that begins at s, at most n; 0 when it is none. */
 static size_t utf8_length(const uint8_t *s, size_t n)
 {
@@ -118,6 +123,8 @@ static int check_header(const struct profile_file_header *h, const void *bytes, 
         return fault_set(fault, DPQ_E_CORRUPT, "%u streams do not fit the geometry", h->n_streams);
     if (!profile_name_ok(h->name))
         return fault_set(fault, DPQ_E_CORRUPT, "the model's name has no end or is not UTF-8");
+    if (!(h->bound >= 0 && isfinite(h->bound)) || h->group_log2 < 3 || h->group_log2 > 7)
+        return fault_set(fault, DPQ_E_CORRUPT, "the bound or the group length is out of range");
     return 0;
 }
 
@@ -186,16 +193,23 @@ static const char *locate_stream(const struct dpq_profile *p, const struct profi
     *s = (struct profile_stream){
         .reference = f->reference,
         .dsub = f->dsub,
-        .tolerance = f->tolerance,
+        .fine_rates = f->fine_rates,
+        .importance = f->importance,
         .mean = want(p, f->mean, n.vector),
         .encode = want(p, f->encode, n.matrix),
         .n_inputs = n_inputs,
     };
+    memcpy(s->tolerance, f->tolerance, sizeof(s->tolerance));
+    for (int t = 0; t < N_TREES * N_PLANES; t++)
+        if (!(s->tolerance[t / N_PLANES][t % N_PLANES] >= 0 &&
+              isfinite(s->tolerance[t / N_PLANES][t % N_PLANES])))
+            return "a tolerance is negative or not finite";
+    if (!(s->importance > 0 && isfinite(s->importance)))
+        return "an importance is not positive";
     if (!s->mean || !s->encode)
         return "a mean or rotation lies outside the file";
-    if (!(s->tolerance >= 0 && isfinite(s->tolerance)) || !all_finite(s->mean, d) ||
-        !all_finite(s->encode, (size_t)d * d))
-        return "a mean, rotation or tolerance is not finite";
+    if (!all_finite(s->mean, d) || !all_finite(s->encode, (size_t)d * d))
+        return "a mean or rotation is not finite";
     if (!(f->flags & PROFILE_DECODE_IS_TRANSPOSED)) {
         s->decode = want(p, f->decode, n.matrix);
         if (!s->decode || !all_finite(s->decode, (size_t)d * d))
@@ -225,9 +239,9 @@ static int locate_streams(struct opened *o, const struct profile_file_header *h,
         const char *wrong;
 
         memcpy(&f, directory + (size_t)i * sizeof(f), sizeof(f));
-        if ((f.dsub != 2 && f.dsub != 4) || f.reference > REFERENCE_DEPTH ||
+        if ((f.dsub != 2 && f.dsub != 4) || f.reference > REFERENCE_DEPTH || f.fine_rates >> 3 ||
             (f.flags & ~(uint32_t)PROFILE_DECODE_IS_TRANSPOSED))
-            wrong = "dsub, reference or flags are out of range";
+            wrong = "dsub, reference, rates or flags are out of range";
         else
             wrong =
                 locate_stream(p, &f, profile_n_inputs(g, f.reference, layer, kind), &p->streams[i]);
@@ -296,6 +310,10 @@ static int locate_all(struct opened *o, const struct profile_file_header *h,
         !is_utf8(p->info, h->info_bytes))
         return fault_set(fault, DPQ_E_CORRUPT,
                          "the info lies outside the file, has no end or is not UTF-8");
+    p->audit = h->audit_bytes ? want(p, h->audit_offset, h->audit_bytes) : NULL;
+    p->n_audit_bytes = h->audit_bytes;
+    if (h->audit_bytes && !p->audit)
+        return fault_set(fault, DPQ_E_CORRUPT, "the audit lies outside the file");
     p->streams = calloc(p->n_streams, sizeof(*p->streams));
     if (!p->streams)
         return error_origin(-ENOMEM);
@@ -327,6 +345,8 @@ int dpq_profile_open(const void *bytes, size_t n_bytes, struct dpq_profile **ret
     p->geometry = h.geometry;
     p->n_bytes = n_bytes;
     p->n_streams = h.n_streams;
+    p->bound = h.bound;
+    p->group_log2 = h.group_log2;
     memcpy(p->name, h.name, sizeof(p->name));
     r = adopt(o, bytes);
     if (r)

@@ -26,6 +26,12 @@ enum tree_index {
     N_TREES = 2,
 };
 
+enum plane {
+    PLANE_BASE = 0,
+    PLANE_FINE = 1, /* base and fine together */
+    N_PLANES = 2,
+};
+
 /* 16 parents a subspace, 16 children a parent. A codeword is scale[m] * the int8 value. */
 struct profile_tree {
     const float *scale; /* [n_subspaces], > 0 */
@@ -36,7 +42,11 @@ struct profile_tree {
 struct profile_stream {
     uint32_t reference;  /* enum reference */
     uint32_t dsub;       /* 2 or 4; n_subspaces = head_dim / dsub */
-    float tolerance;     /* absolute error level from calibration, |e|^2 of a head vector; ≥ 0 */
+    uint32_t fine_rates; /* bit r: rate r keeps the fine plane; see profile_default_fine() */
+    float tolerance[N_TREES][N_PLANES]; /* held-out mean of |e|^2 in coded coordinates (of y), for
+                            tokens that use the tree, read with these planes; ≥ 0 */
+    float importance;    /* what |e|^2 of this stream costs, against the others; > 0, 1 without an
+                            output metric */
     const float *mean;   /* [head_dim] */
     const float *encode; /* [head_dim][head_dim] row-major E: y = E (x - mean - prediction) */
     const float *decode; /* [head_dim][head_dim] row-major F: x = mean + prediction + F y; E^T when
@@ -52,7 +62,11 @@ struct dpq_profile {
     struct dpq_geometry geometry;
     uint8_t digest[DPQ_DIGEST_BYTES];
     char name[128];
-    const char *info; /* NUL-terminated JSON, in the file */
+    const char *info;  /* NUL-terminated JSON, in the file */
+    const void *audit; /* opaque here: lib/risk's section; NULL without one */
+    size_t n_audit_bytes;
+    float bound;         /* hard bound: no |e|^2 of y beyond bound * tolerance; 0: no bound */
+    uint32_t group_log2; /* temporal: tokens from one key frame to the next, 3 … 7 */
     const void *bytes;
     size_t n_bytes;
     uint32_t n_streams;
@@ -81,12 +95,25 @@ static inline uint32_t dpq_n_streams(const struct dpq_geometry *g)
 uint32_t profile_n_inputs(const struct dpq_geometry *geometry, uint32_t reference, uint32_t layer,
                           uint32_t kind);
 
+/** profile_default_fine() - fine_rates by kind: quality keeps all fine planes, balanced those of K
+ */
+uint32_t profile_default_fine(uint32_t kind);
+
+/* What a file says beside geometry and streams. */
+struct profile_head {
+    const char *name, *info_json;
+    const void *audit; /* may be NULL */
+    size_t n_audit_bytes;
+    float bound;
+    uint32_t group_log2;
+};
+
 /**
  * profile_write() - lay a profile out as a file
  * @streams:   dpq_n_streams(geometry) of them
  * @ret_bytes: malloc'ed; dpq_profile_open() accepts it
  * Return: 0, -ENOMEM. The arguments are our own: wrong ones are asserted.
  */
-int profile_write(const struct dpq_geometry *geometry, const char *name, const char *info_json,
+int profile_write(const struct dpq_geometry *geometry, const struct profile_head *head,
                   const struct profile_stream *streams, uint8_t **ret_bytes,
                   size_t *ret_n_bytes) _must_check_;

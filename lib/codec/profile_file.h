@@ -28,6 +28,10 @@ struct profile_file_header {
     uint32_t stream_bytes; /* sizeof(struct profile_file_stream) */
     char name[128];
     struct dpq_geometry geometry;
+    uint64_t audit_offset;
+    uint64_t audit_bytes;
+    float bound;
+    uint32_t group_log2;
 };
 
 struct profile_file_tree {
@@ -37,8 +41,11 @@ struct profile_file_tree {
 struct profile_file_stream {
     uint32_t reference;
     uint32_t dsub;
-    float tolerance;
+    uint32_t fine_rates;
     uint32_t flags;
+    float tolerance[N_TREES][N_PLANES];
+    float importance;
+    uint32_t reserved;
     uint64_t mean, encode, decode;
     struct profile_file_tree tree[N_TREES];
     uint64_t leak, weight, bias;
@@ -48,8 +55,8 @@ struct profile_file_stream {
 bool profile_name_ok(const char name[128]);
 
 _Static_assert(sizeof(struct dpq_geometry) == 32 + 512, "wire");
-_Static_assert(sizeof(struct profile_file_header) == 184 + 544, "wire");
-_Static_assert(sizeof(struct profile_file_stream) == 112, "wire");
+_Static_assert(sizeof(struct profile_file_header) == 184 + 544 + 24, "wire");
+_Static_assert(sizeof(struct profile_file_stream) == 136, "wire");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the formats are little-endian");
 
 /* What each array of a stream holds, so that reader and writer agree by construction. */

@@ -43,9 +43,11 @@ static struct profile_file_stream write_stream(struct writer *w, const struct pr
     struct profile_file_stream f = {
         .reference = s->reference,
         .dsub = s->dsub,
-        .tolerance = s->tolerance,
+        .fine_rates = s->fine_rates,
+        .importance = s->importance,
     };
 
+    memcpy(f.tolerance, s->tolerance, sizeof(f.tolerance));
     f.mean = place(w, s->mean, n.vector);
     f.encode = place(w, s->encode, n.matrix);
     if (is_transposed(s->encode, s->decode, d))
@@ -68,8 +70,8 @@ static struct profile_file_stream write_stream(struct writer *w, const struct pr
     return f;
 }
 
-static void write_all(struct writer *w, const struct dpq_geometry *g, const char *name,
-                      const char *info_json, const struct profile_stream *streams)
+static void write_all(struct writer *w, const struct dpq_geometry *g,
+                      const struct profile_head *head, const struct profile_stream *streams)
 {
     uint32_t n_streams = dpq_n_streams(g);
     struct profile_file_header h = {
@@ -77,11 +79,14 @@ static void write_all(struct writer *w, const struct dpq_geometry *g, const char
         .version = PROFILE_VERSION,
         .n_streams = n_streams,
         .stream_bytes = sizeof(struct profile_file_stream),
-        .info_bytes = strlen(info_json) + 1,
+        .info_bytes = strlen(head->info_json) + 1,
         .geometry = *g,
+        .audit_bytes = head->n_audit_bytes,
+        .bound = head->bound,
+        .group_log2 = head->group_log2,
     };
 
-    strncpy(h.name, name, sizeof(h.name) - 1);
+    strncpy(h.name, head->name, sizeof(h.name) - 1);
     w->at = sizeof(h);
     h.streams_offset = align_up(w->at, PROFILE_ALIGN);
     w->at = h.streams_offset + (uint64_t)n_streams * h.stream_bytes;
@@ -91,7 +96,9 @@ static void write_all(struct writer *w, const struct dpq_geometry *g, const char
         if (w->bytes)
             memcpy(w->bytes + h.streams_offset + (uint64_t)i * sizeof(f), &f, sizeof(f));
     }
-    h.info_offset = place(w, info_json, h.info_bytes);
+    if (head->n_audit_bytes)
+        h.audit_offset = place(w, head->audit, head->n_audit_bytes);
+    h.info_offset = place(w, head->info_json, h.info_bytes);
     h.n_bytes = w->at;
     if (!w->bytes)
         return;
@@ -113,23 +120,25 @@ static void check_stream(const struct dpq_geometry *g, uint32_t index,
     assert(s->reference == REFERENCE_NONE || s->tree[TREE_DELTA].scale);
     assert(s->reference != REFERENCE_TEMPORAL || s->leak);
     assert(s->reference < REFERENCE_DEPTH_HEAD || (s->n_inputs && s->weight && s->bias));
+    assert(s->importance > 0);
 }
 
-int profile_write(const struct dpq_geometry *geometry, const char *name, const char *info_json,
+int profile_write(const struct dpq_geometry *geometry, const struct profile_head *head,
                   const struct profile_stream *streams, uint8_t **ret_bytes, size_t *ret_n_bytes)
 {
     struct writer w = { 0 };
 
     assert(!dpq_geometry_check(geometry, NULL));
+    assert(head->group_log2 >= 3 && head->group_log2 <= 7 && head->bound >= 0);
     for (uint32_t i = 0; i < dpq_n_streams(geometry); i++)
         check_stream(geometry, i, &streams[i]);
-    write_all(&w, geometry, name, info_json, streams);
+    write_all(&w, geometry, head, streams);
     w.bytes = aligned_alloc(PROFILE_ALIGN, align_up(w.at, PROFILE_ALIGN));
     if (!w.bytes)
         return error_origin(-ENOMEM);
     memset(w.bytes, 0, w.at);
     *ret_n_bytes = w.at;
-    write_all(&w, geometry, name, info_json, streams);
+    write_all(&w, geometry, head, streams);
     *ret_bytes = w.bytes;
     return 0;
 }

@@ -14,12 +14,10 @@
  * and of K of this one.
  */
 
-#include <cblas.h>
 #include <string.h>
 
-#include "lib/codec/codec.h"
 #include "lib/codec/fault.h"
-#include "lib/codec/tile_file.h"
+#include "lib/codec/loop.h"
 
 struct decoder {
     struct dpq_codec *codec;
@@ -33,95 +31,38 @@ struct decoder {
 
 /* One stream of the tile in work. */
 struct unit {
-    uint32_t layer, kind, head, index;
-    const struct profile_stream *stream;
-    const struct tile_stream *entry;
+    struct loop_unit loop;
     const uint8_t *base_panel, *fine_panel;
-    float gain[KERN_TOKENS];
-    uint8_t frame[KERN_TOKENS]; /* enum frame_kind */
-    bool any_predicted;
 };
-
-static bool predicted(const struct unit *u, uint32_t t)
-{
-    return u->frame[t] == FRAME_PREDICTED || u->frame[t] == FRAME_ESCAPE;
-}
-
-static uint8_t frame_by_rule(const struct tile_stream *entry, uint32_t t)
-{
-    if (entry->reference != REFERENCE_TEMPORAL)
-        return FRAME_PREDICTED;
-    return t % (1u << entry->group_log2) ? FRAME_PREDICTED : FRAME_KEY;
-}
 
 static void unit_set(struct unit *u, const struct decoder *d)
 {
     const struct tile_view *v = d->view;
-    const uint8_t *gains = v->base + v->header.gains_offset + (size_t)u->index * KERN_TOKENS;
+    uint32_t i = u->loop.index;
+    const struct tile_stream *entry = &v->streams[i];
+    const uint8_t *gains = v->base + v->header.gains_offset + (size_t)i * KERN_TOKENS;
 
-    u->stream = &d->profile->streams[u->index];
-    u->entry = &v->streams[u->index];
-    u->base_panel = v->base + v->header.panels_offset + (size_t)u->entry->panel * KERN_LINE;
-    u->fine_panel = v->fine_panel[u->index] ? v->fine + v->fine_panel[u->index] : NULL;
-    u->any_predicted = false;
+    u->loop.stream = &d->profile->streams[i];
+    u->loop.reference = entry->reference;
+    u->base_panel = v->base + v->header.panels_offset + (size_t)entry->panel * KERN_LINE;
+    u->fine_panel = v->fine_panel[i] ? v->fine + v->fine_panel[i] : NULL;
     for (uint32_t t = 0; t < KERN_TOKENS; t++) {
-        u->gain[t] = d->codec->gain[gains[t]];
-        u->frame[t] = v->kinds[u->index] ? v->base[v->kinds[u->index] + t / 4] >> 2 * (t % 4) & 3
-                                         : frame_by_rule(u->entry, t);
-        if (u->entry->reference == REFERENCE_NONE ||
-            (!t && u->entry->reference == REFERENCE_TEMPORAL))
-            u->frame[t] = FRAME_INTRA;
-        u->any_predicted |= predicted(u, t);
+        u->loop.gain[t] = d->codec->gain[gains[t]];
+        u->loop.frame[t] = v->kinds[i] ? v->base[v->kinds[i] + t / 4] >> 2 * (t % 4) & 3
+                                       : loop_frame_by_rule(entry->reference, entry->group_log2, t);
+        if (entry->reference == REFERENCE_NONE || (!t && entry->reference == REFERENCE_TEMPORAL))
+            u->loop.frame[t] = FRAME_INTRA;
     }
-}
-
-/* Codewords of one subspace and plane; tokens that are predicted take the delta tree's. */
-static void decode_plane(const struct dpq_codec *c, const struct unit *u, uint32_t m,
-                         const uint8_t *code, size_t n_words, float *y)
-{
-    uint32_t dsub = u->stream->dsub;
-    const struct profile_tree *trees = u->stream->tree;
-    size_t at = (size_t)m * n_words * dsub;
-    float other[4 * KERN_TOKENS];
-
-#define BOOK(tree) (n_words == KERN_WORDS ? (tree).base : (tree).fine)
-    c->kern.decode(code, dsub, BOOK(trees[TREE_INTRA]) + at, n_words, trees[TREE_INTRA].scale[m],
-                   u->gain, y);
-    if (!u->any_predicted)
-        return;
-    c->kern.decode(code, dsub, BOOK(trees[TREE_DELTA]) + at, n_words, trees[TREE_DELTA].scale[m],
-                   u->gain, other);
-#undef BOOK
-    for (uint32_t i = 0; i < dsub; i++)
-        for (uint32_t t = 0; t < KERN_TOKENS; t++)
-            if (predicted(u, t))
-                y[i * KERN_TOKENS + t] = other[i * KERN_TOKENS + t];
-}
-
-/* The recurrence of one subspace: base feeds base, and base feeds what is delivered. */
-static void add_temporal(const struct unit *u, uint32_t m, float *base, float *fine)
-{
-    float a = (float)u->stream->leak[m] * 0x1p-15f;
-
-    for (uint32_t i = 0; i < u->stream->dsub; i++)
-        for (uint32_t t = 1; t < KERN_TOKENS; t++) {
-            size_t at = (size_t)i * KERN_TOKENS + t;
-            float from = a * base[at - 1];
-
-            if (!predicted(u, t))
-                continue;
-            base[at] += from;
-            if (fine)
-                fine[at] += from;
-        }
+    loop_count_predicted(&u->loop);
 }
 
 /* y of the base plane to codec->y, what is delivered to codec->y_fine if there is a fine plane */
 static void decode_codes(const struct decoder *d, const struct unit *u)
 {
     struct dpq_codec *c = d->codec;
-    uint32_t dsub = u->stream->dsub, n_subspaces = d->profile->geometry.head_dim / dsub;
-    bool base_wanted = !u->fine_panel || d->keeps_base || u->entry->reference == REFERENCE_TEMPORAL;
+    uint32_t dsub = u->loop.stream->dsub, n_subspaces = d->profile->geometry.head_dim / dsub;
+    bool temporal = u->loop.reference == REFERENCE_TEMPORAL;
+    bool base_wanted = !u->fine_panel || d->keeps_base || temporal;
 
     for (uint32_t m = 0; m < n_subspaces; m++) {
         size_t at = (size_t)m * dsub * KERN_TOKENS;
@@ -129,76 +70,21 @@ static void decode_codes(const struct decoder *d, const struct unit *u)
 
         c->kern.unpack(u->base_panel + (size_t)m * KERN_LINE, parent);
         if (base_wanted)
-            decode_plane(c, u, m, parent, KERN_WORDS, c->y + at);
+            loop_decode_plane(&c->kern, &u->loop, m, PLANE_BASE, parent, c->y + at);
         if (u->fine_panel) {
             c->kern.unpack(u->fine_panel + (size_t)m * KERN_LINE, child);
             for (uint32_t t = 0; t < KERN_TOKENS; t++)
                 child[t] = (uint8_t)(child[t] | parent[t] << 4);
-            decode_plane(c, u, m, child, KERN_WORDS * KERN_WORDS, c->y_fine + at);
+            loop_decode_plane(&c->kern, &u->loop, m, PLANE_FINE, child, c->y_fine + at);
         }
-        if (u->entry->reference == REFERENCE_TEMPORAL)
-            add_temporal(u, m, c->y + at, u->fine_panel ? c->y_fine + at : NULL);
+        if (temporal)
+            loop_add_temporal(&u->loop, m, c->y + at, u->fine_panel ? c->y_fine + at : NULL);
     }
-}
-
-static float *below(const struct decoder *d, uint32_t which)
-{
-    const struct dpq_geometry *g = &d->profile->geometry;
-
-    return d->codec->below + (size_t)which * KERN_TOKENS * g->n_kv_heads * g->head_dim;
-}
-
-/* p = bias + W * references, for all tokens; which references exist: see profile_n_inputs() */
-static void predict_depth(const struct decoder *d, const struct unit *u)
-{
-    const struct dpq_geometry *g = &d->profile->geometry;
-    const struct profile_stream *s = u->stream;
-    bool all_heads = s->reference == REFERENCE_DEPTH;
-    int width = (int)(g->n_kv_heads * g->head_dim), n = (int)g->head_dim;
-    int n_columns = all_heads ? width : n;
-    uint32_t first = u->layer ? 0 : 2, last = u->kind == DPQ_V ? 3 : 2;
-    const float *w = s->weight;
-
-    for (uint32_t t = 0; t < KERN_TOKENS; t++)
-        memcpy(d->codec->p + (size_t)t * g->head_dim, s->bias, g->head_dim * sizeof(float));
-    for (uint32_t which = first; which < last; which++, w += n_columns)
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, KERN_TOKENS, n, n_columns, 1,
-                    below(d, which) + (all_heads ? 0 : u->head * g->head_dim), width, w,
-                    (int)s->n_inputs, 1, d->codec->p, n);
-}
-
-/* codec->x = mean (+ prediction) + F y, token-major */
-static void reconstruct(const struct decoder *d, const struct unit *u, const float *y)
-{
-    struct dpq_codec *c = d->codec;
-    uint32_t dim = d->profile->geometry.head_dim;
-    int n = (int)dim;
-
-    for (uint32_t t = 0; t < KERN_TOKENS; t++) {
-        float *x = c->x + (size_t)t * dim;
-
-        memcpy(x, u->stream->mean, dim * sizeof(float));
-        if (u->entry->reference >= REFERENCE_DEPTH_HEAD && predicted(u, t))
-            c->kern.add(x, 1, dim, c->p + (size_t)t * dim, 1);
-    }
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasTrans, KERN_TOKENS, n, n, 1, y, KERN_TOKENS,
-                u->stream->decode, n, 1, c->x, n);
-}
-
-/* Base reconstructions of this layer; they become those of the layer below when it is done. */
-static void keep_base(const struct decoder *d, const struct unit *u)
-{
-    const struct dpq_geometry *g = &d->profile->geometry;
-    float *to = u->kind == DPQ_K ? below(d, 2) : d->codec->next_values;
-
-    for (uint32_t t = 0; t < KERN_TOKENS; t++)
-        memcpy(to + (size_t)t * g->n_kv_heads * g->head_dim + u->head * g->head_dim,
-               d->codec->x + (size_t)t * g->head_dim, g->head_dim * sizeof(float));
 }
 
 /* A raw row, whatever its type, to the destination. */
-static void put_raw(const struct decoder *d, const struct unit *u, const struct tile_raw_view *raw,
-                    const uint8_t *row, uint32_t token)
+static void put_raw(const struct decoder *d, const struct loop_unit *u,
+                    const struct tile_raw_view *raw, const uint8_t *row, uint32_t token)
 {
     const struct dpq_geometry *g = &d->profile->geometry;
     float values[DPQ_MAX_HEAD_DIM], scale;
@@ -216,7 +102,7 @@ static void put_raw(const struct decoder *d, const struct unit *u, const struct 
              u->head, token - d->range->first_token);
 }
 
-static void override_raw(const struct decoder *d, const struct unit *u)
+static void override_raw(const struct decoder *d, const struct loop_unit *u)
 {
     const struct tile_view *v = d->view;
 
@@ -234,7 +120,7 @@ static void override_raw(const struct decoder *d, const struct unit *u)
     }
 }
 
-static void deliver(const struct decoder *d, const struct unit *u)
+static void deliver(const struct decoder *d, const struct loop_unit *u)
 {
     struct dpq_codec *c = d->codec;
     const struct dpq_geometry *g = &d->profile->geometry;
@@ -251,36 +137,35 @@ static void deliver(const struct decoder *d, const struct unit *u)
 
 static void decode_unit(const struct decoder *d, struct unit *u, bool delivered)
 {
+    struct dpq_codec *c = d->codec;
+
     unit_set(u, d);
     decode_codes(d, u);
-    if (u->entry->reference >= REFERENCE_DEPTH_HEAD)
-        predict_depth(d, u);
+    if (u->loop.reference >= REFERENCE_DEPTH_HEAD)
+        loop_predict_depth(c, &u->loop);
     if (d->keeps_base) {
-        reconstruct(d, u, d->codec->y);
-        keep_base(d, u);
+        loop_reconstruct(c, &u->loop, c->y);
+        loop_keep_base(c, &u->loop);
     }
     if (!delivered)
         return;
     if (!d->keeps_base || u->fine_panel)
-        reconstruct(d, u, u->fine_panel ? d->codec->y_fine : d->codec->y);
-    deliver(d, u);
+        loop_reconstruct(c, &u->loop, u->fine_panel ? c->y_fine : c->y);
+    deliver(d, &u->loop);
 }
 
 static void decode_layer(const struct decoder *d, uint32_t layer)
 {
     const struct dpq_geometry *g = &d->profile->geometry;
-    size_t n = (size_t)KERN_TOKENS * g->n_kv_heads * g->head_dim;
-    struct unit u = { .layer = layer };
+    struct unit u = { .loop.layer = layer };
 
-    for (u.kind = 0; u.kind < 2; u.kind++)
-        for (u.head = 0; u.head < g->n_kv_heads; u.head++) {
-            u.index = dpq_stream_index(g, layer, u.kind, u.head);
+    for (u.loop.kind = 0; u.loop.kind < 2; u.loop.kind++)
+        for (u.loop.head = 0; u.loop.head < g->n_kv_heads; u.loop.head++) {
+            u.loop.index = dpq_stream_index(g, layer, u.loop.kind, u.loop.head);
             decode_unit(d, &u, layer >= d->range->first_layer);
         }
-    if (d->keeps_base) {
-        memcpy(below(d, 0), below(d, 2), n * sizeof(float));
-        memcpy(below(d, 1), d->codec->next_values, n * sizeof(float));
-    }
+    if (d->keeps_base)
+        loop_next_layer(d->codec);
 }
 
 static bool any_depth(const struct tile_view *v, uint32_t n)

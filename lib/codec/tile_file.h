@@ -4,8 +4,9 @@
  * A tile's two objects, as FORMAT.md has them: little-endian, no padding, offsets from the object's
  * first byte.
  *
- *   base = header | stream directory | gains | [frame kinds] | base panels | [droppable] |
- * [verdict] | raw area fine = header | panel numbers | fine panels
+ *   base = header | stream directory | gains | base panels | [frame kinds] | [droppable]
+ *          | [verdict] | raw area
+ *   fine = header | panel numbers | fine panels
  */
 
 #include "lib/codec/profile.h"

@@ -192,8 +192,13 @@ static int write_profile(const struct run *run, uint8_t **ret_bytes, size_t *ret
     if (streams && info) {
         for (uint32_t i = 0; i < run->n_streams; i++)
             streams[i] = run->results[i].stream;
-        r = profile_write(&trainer->geometry, trainer->options.model_name, info, streams, ret_bytes,
-                          ret_n_bytes);
+        struct profile_head head = {
+            .name = trainer->options.model_name,
+            .info_json = info,
+            .group_log2 = 5,
+        };
+
+        r = profile_write(&trainer->geometry, &head, streams, ret_bytes, ret_n_bytes);
     }
     free(streams);
     free(info);

@@ -352,13 +352,16 @@ static int learn(struct train_worker *w, uint32_t index, struct room *room,
     result->stream = (struct profile_stream){
         .reference = REFERENCE_NONE,
         .dsub = TRAIN_DSUB,
+        .fine_rates = profile_default_fine(index / plan->trainer->geometry.n_kv_heads % 2),
+        .importance = 1,
         .mean = room->mean,
         .encode = room->encode,
         .decode = room->decode,
         .tree[TREE_INTRA] = { room->scale, room->base, room->fine },
     };
     judge(w, &result->stream, plan->n_rows - plan->n_learn, &base, &fine, &power);
-    result->stream.tolerance = (float)fine;
+    result->stream.tolerance[TREE_INTRA][PLANE_BASE] = (float)base;
+    result->stream.tolerance[TREE_INTRA][PLANE_FINE] = (float)fine;
     result->nmse_base = power > 0 ? base / power : 0;
     result->nmse_fine = power > 0 ? fine / power : 0;
     return 0;

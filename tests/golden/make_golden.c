@@ -1,7 +1,7 @@
 /*
  * Write the golden files anew: after a change of the format, before the first release
  *
- *   make_golden tests/golden tests/fuzz/corpus/tile
+ *   make_golden tests/golden tests/fuzz/corpus
  *
  * toy.profile has a stream of each reference; tile-*.base and .fine are tiles of it with every
  * section; expected holds sums and samples of what they decode to; errors/OUTCOME-what.kind must
@@ -14,6 +14,7 @@
 
 #include "tests/golden/golden.h"
 #include "tests/util/craft_tile.h"
+#include "tests/util/profile_file.h"
 
 static void write_file(const char *folder, const char *name, const void *bytes, size_t n)
 {
@@ -125,12 +126,40 @@ static void write_seed(const char *folder, const char *name, const struct craft 
     free(bytes);
 }
 
+/* Seeds for the profile's fuzz target: each reference, and damage that the CRC would hide. */
+static void write_profile_seeds(const char *folder)
+{
+    static const char *const NAMES[] = { "none", "temporal", "depth_head", "depth" };
+
+    for (uint32_t reference = 0; reference <= REFERENCE_DEPTH; reference++) {
+        struct toy toy = { .geometry = toy_geometry(1, 1, 32), .seed = 2, .dsub = 2 };
+        struct profile_file_header *h;
+        struct profile_file_stream *s;
+
+        toy.reference = reference;
+        if (toy_make(&toy))
+            exit(1);
+        write_file(folder, NAMES[reference], toy.bytes, toy.n_bytes);
+        if (reference == REFERENCE_NONE) {
+            write_file(folder, "empty", NULL, 0);
+            write_file(folder, "cut", toy.bytes, toy.n_bytes / 2);
+            write_file(folder, "header_only", toy.bytes, sizeof(*h));
+            h = (struct profile_file_header *)toy.bytes;
+            s = (struct profile_file_stream *)(toy.bytes + h->streams_offset);
+            s->mean = UINT64_MAX - 63;
+            profile_seal(toy.bytes, toy.n_bytes);
+            write_file(folder, "offset_wraps", toy.bytes, toy.n_bytes);
+        }
+        toy_drop(&toy);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const char *const NAMES[] = { "f32", "f16", "bf16" };
     struct toy toy = { .geometry = toy_geometry(2, 1, 32), .seed = 1, .mixed = true };
     struct dpq_codec *codec;
-    char path[4096];
+    char path[4096], corpus[4096];
     FILE *f;
 
     if (argc != 3 || toy_make(&toy) || dpq_codec_new(toy.profile, ~0u, &codec)) {
@@ -142,6 +171,9 @@ int main(int argc, char **argv)
     f = fopen(path, "w");
     if (!f)
         return 1;
+    snprintf(corpus, sizeof(corpus), "%s/profile", argv[2]);
+    write_profile_seeds(corpus);
+    snprintf(corpus, sizeof(corpus), "%s/tile", argv[2]);
     snprintf(path, sizeof(path), "%s/errors", argv[1]);
     mkdir(path, 0777);
     for (uint32_t dtype = 0; dtype < 3; dtype++) {
@@ -155,7 +187,7 @@ int main(int argc, char **argv)
         snprintf(name, sizeof(name), "tile-%s", NAMES[dtype]);
         write_expected(f, name, "base", codec, &t, false);
         write_expected(f, name, "fine", codec, &t, true);
-        write_seed(argv[2], NAMES[dtype], &t, dtype != DPQ_F16);
+        write_seed(corpus, NAMES[dtype], &t, dtype != DPQ_F16);
         if (dtype == DPQ_F16) {
             write_errors(path, &t);
             write_profile_errors(path, &toy);

@@ -93,12 +93,18 @@ static void test_round_trip(void **state)
             round_trip(reference, dsub, dsub == 2 ? 32 : 80);
 }
 
-/* A decode matrix that is not the transposed one is stored; the tolerance too. */
+/* A decode matrix that is not the transposed one is stored; so is all else that a toy lacks. */
 static void test_own_decode(void **state)
 {
     struct toy t = toy(1, 1, 32, REFERENCE_NONE, 2);
     struct profile_stream s[2] = { t.profile->streams[0], t.profile->streams[1] };
     struct dpq_profile *p = NULL;
+    struct profile_head head = { .name = "two",
+                                 .info_json = "{\"a\":1}",
+                                 .group_log2 = 7,
+                                 .bound = 9,
+                                 .audit = "audit",
+                                 .n_audit_bytes = 5 };
     float decode[32 * 32];
     uint8_t *bytes;
     size_t n;
@@ -107,13 +113,19 @@ static void test_own_decode(void **state)
     memcpy(decode, s[1].decode, sizeof(decode));
     decode[5] += .25f;
     s[1].decode = decode;
-    s[0].tolerance = .5f;
-    assert_int_equal(profile_write(&t.geometry, "two", "{\"a\":1}", s, &bytes, &n), 0);
+    s[0].tolerance[TREE_INTRA][PLANE_FINE] = .5f;
+    s[0].fine_rates = 5;
+    s[1].importance = 7;
+    assert_int_equal(profile_write(&t.geometry, &head, s, &bytes, &n), 0);
     assert_true(n > t.n_bytes);
     assert_int_equal(dpq_profile_open(bytes, n, &p, NULL), 0);
     assert_memory_equal(p->streams[1].decode, decode, sizeof(decode));
     assert_memory_equal(p->streams[0].decode, t.profile->streams[0].decode, sizeof(decode));
-    assert_true(p->streams[0].tolerance == .5f);
+    assert_true(p->streams[0].tolerance[TREE_INTRA][PLANE_FINE] == .5f);
+    assert_int_equal(p->group_log2, 7);
+    assert_true(p->bound == 9 && p->streams[0].fine_rates == 5 && p->streams[1].importance == 7);
+    assert_int_equal(p->n_audit_bytes, 5);
+    assert_memory_equal(p->audit, "audit", 5);
     assert_memory_not_equal(dpq_profile_digest(p), dpq_profile_digest(t.profile), 32);
     dpq_profile_free(p);
     free(bytes);
@@ -255,7 +267,38 @@ LIE(negative_leak)
 LIE(negative_tolerance)
 {
     UNUSED;
-    s->tolerance = -1;
+    s->tolerance[TREE_DELTA][PLANE_BASE] = -1;
+}
+
+LIE(importance_0)
+{
+    UNUSED;
+    s->importance = 0;
+}
+
+LIE(rate_3)
+{
+    UNUSED;
+    s->fine_rates = 8;
+}
+
+LIE(bound)
+{
+    UNUSED;
+    h->bound = NAN;
+}
+
+LIE(group_length)
+{
+    UNUSED;
+    h->group_log2 = 8;
+}
+
+LIE(audit_outside)
+{
+    UNUSED;
+    h->audit_offset = h->streams_offset;
+    h->audit_bytes = h->n_bytes;
 }
 
 LIE(dsub_3)
@@ -361,6 +404,11 @@ static const struct lie LIES[] = {
     { "zero_scale", "scale", zero_scale },
     { "negative_leak", "leak is negative", negative_leak },
     { "negative_tolerance", "tolerance", negative_tolerance },
+    { "importance_0", "importance", importance_0 },
+    { "rate_3", "rates", rate_3 },
+    { "bound", "bound", bound },
+    { "group_length", "group length", group_length },
+    { "audit_outside", "audit lies outside", audit_outside },
     { "dsub_3", "dsub", dsub_3 },
     { "reference_4", "reference", reference_4 },
     { "depth_without_inputs", "without references", depth_without_inputs },

@@ -14,6 +14,8 @@ struct toy {
     uint32_t reference, dsub;
     bool mixed; /* stream i has reference i % 4, and dsub 2 or 4 in turn */
     uint64_t seed;
+    float bound;         /* 0: none */
+    uint32_t group_log2; /* 0: 5 */
     uint8_t *bytes;
     size_t n_bytes;
     struct dpq_profile *profile;
@@ -111,6 +113,9 @@ static inline void toy_stream(struct toy *toy, struct rng *r, uint32_t i, struct
     *s = (struct profile_stream){
         .reference = reference,
         .dsub = dsub,
+        .fine_rates = profile_default_fine(kind),
+        .tolerance = { { 1, .25f }, { 1, .25f } },
+        .importance = 1,
         .mean = mean,
         .encode = encode,
         .decode = decode,
@@ -161,11 +166,17 @@ static inline int toy_make(struct toy *toy)
     uint32_t n = dpq_n_streams(&toy->geometry);
     struct profile_stream *streams = calloc(n, sizeof(*streams));
     struct rng r = rng_seed(toy->seed);
+    struct profile_head head = {
+        .name = "toy",
+        .info_json = "{}",
+        .bound = toy->bound,
+        .group_log2 = toy->group_log2 ? toy->group_log2 : 5,
+    };
     int e;
 
     for (uint32_t i = 0; i < n; i++)
         toy_stream(toy, &r, i, &streams[i]);
-    e = profile_write(&toy->geometry, "toy", "{}", streams, &toy->bytes, &toy->n_bytes);
+    e = profile_write(&toy->geometry, &head, streams, &toy->bytes, &toy->n_bytes);
     for (uint32_t i = 0; i < n; i++)
         toy_free_stream(&streams[i]);
     free(streams);

@@ -1,0 +1,106 @@
+/*
+ * The hard bound (theory: enforcement by construction)
+ *
+ * |e|^2 of y is known when a token has been coded; what exceeds bound * tolerance of the tree and
+ * planes in use is stored raw. The types are tried from the cheapest on, and judged by what they
+ * decode to, in the coordinates in which the bound is given.
+ */
+
+#include <math.h>
+#include <string.h>
+
+#include "lib/base/half.h"
+#include "lib/codec/encode_unit.h"
+
+void encode_raw_row(const struct kern *k, const void *vector, uint32_t dtype, uint32_t d,
+                    enum raw_type type, uint8_t *ret_row, float *ret_value)
+{
+    float x[DPQ_MAX_HEAD_DIM], widest = 0, scale;
+
+    k->load[dtype](vector, 0, 1, d, x);
+    if (type == RAW_INPUT)
+        memcpy(ret_row, vector, d * dpq_dtype_bytes(dtype));
+    if (type == RAW_F16) {
+        k->store[DPQ_F16](x, 1, d, ret_row, 0);
+        k->load[DPQ_F16](ret_row, 0, 1, d, x);
+    }
+    if (type == RAW_INT8) {
+        for (uint32_t i = 0; i < d; i++)
+            widest = fmaxf(widest, fabsf(x[i]));
+        scale = widest > 0 ? widest / 127 : 1;
+        memcpy(ret_row, &scale, sizeof(scale));
+        for (uint32_t i = 0; i < d; i++) {
+            int8_t q = (int8_t)fminf(fmaxf(rintf(x[i] / scale), -127), 127);
+
+            ret_row[sizeof(scale) + i] = (uint8_t)q;
+            x[i] = scale * (float)q;
+        }
+    }
+    if (ret_value)
+        memcpy(ret_value, x, d * sizeof(float));
+}
+
+/* |E (x - value)|^2, a key's difference turned back first: raw rows hold keys as they came. */
+static double coded_error(const struct dpq_codec *c, const struct encode_unit *u, uint32_t t,
+                          const float *x, const float *value)
+{
+    const struct dpq_geometry *g = &c->profile->geometry;
+    struct rope_table at = c->rope;
+    size_t skip = (size_t)t * (g->rotary_dim / 2);
+    float e[DPQ_MAX_HEAD_DIM];
+    double sum = 0;
+
+    for (uint32_t i = 0; i < g->head_dim; i++)
+        e[i] = x[i] - value[i];
+    if (u->loop.kind == DPQ_K && at.cosine) {
+        at.inverse_cosine += skip;
+        at.inverse_sine += skip;
+        rope_undo(&c->kern, g, &at, e, 1);
+    }
+    for (uint32_t i = 0; i < g->head_dim; i++) {
+        double y = 0;
+
+        for (uint32_t j = 0; j < g->head_dim; j++)
+            y += (double)u->loop.stream->encode[i * g->head_dim + j] * (double)e[j];
+        sum += y * y;
+    }
+    return sum;
+}
+
+static enum raw_type cheapest(const struct dpq_codec *c, const struct encode_input *in,
+                              const struct encode_unit *u, uint32_t t, double limit)
+{
+    uint32_t d = c->profile->geometry.head_dim;
+    const uint8_t *vector = in->rows + t * in->row_bytes;
+    uint8_t row[DPQ_MAX_HEAD_DIM * sizeof(float)];
+    float x[DPQ_MAX_HEAD_DIM], value[DPQ_MAX_HEAD_DIM];
+
+    encode_raw_row(&c->kern, vector, in->dtype, d, RAW_INPUT, row, x);
+    encode_raw_row(&c->kern, vector, in->dtype, d, RAW_INT8, row, value);
+    if (coded_error(c, u, t, x, value) <= limit)
+        return RAW_INT8;
+    if (dpq_dtype_bytes(in->dtype) == 2)
+        return RAW_INPUT;
+    encode_raw_row(&c->kern, vector, in->dtype, d, RAW_F16, row, value);
+    return coded_error(c, u, t, x, value) <= limit ? RAW_F16 : RAW_INPUT; /* Inf - x is not <= */
+}
+
+void encode_bound(struct dpq_codec *c, const struct encode_input *in, struct encode_unit *u)
+{
+    const struct profile_stream *s = u->loop.stream;
+    enum plane delivered = u->fine_panel ? PLANE_FINE : PLANE_BASE;
+
+    for (uint32_t t = 0; t < KERN_TOKENS; t++) {
+        const float *tolerance =
+            s->tolerance[loop_is_predicted(&u->loop, t) ? TREE_DELTA : TREE_INTRA];
+        float bound = c->profile->bound;
+
+        if (encode_is_raw(u, t))
+            continue;
+        if (!(u->error[delivered][t] <= bound * tolerance[delivered]))
+            encode_set_token(u->raw[cheapest(c, in, u, t, (double)(bound * tolerance[delivered]))],
+                             t);
+        else if (!(u->error[PLANE_BASE][t] <= bound * tolerance[PLANE_BASE]))
+            u->droppable &= ~(1u << t / TILE_GROUP_TOKENS);
+    }
+}

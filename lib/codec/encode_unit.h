@@ -1,0 +1,83 @@
+#pragma once
+
+/*
+ * Encoding one stream of a tile
+ *
+ *   rows -> fp32, K un-rotated -> minus mean, minus prediction -> y = E x -> gains -> integers
+ *        -> nearest parent, nearest child of it -> panels -> what the decoder will make of them
+ *        -> the hard bound
+ *
+ *   encode_unit.c      the order of things; gains and panels where tokens do not depend on each
+ * other encode_temporal.c  gains and panels where each token is predicted from the one before
+ *   encode_bound.c     which tokens have to be stored raw, and as what
+ */
+
+#include "lib/codec/loop.h"
+
+enum { N_RAW_TYPES = 3 };
+
+/* Of one stream: where its vectors are, and what the tile allows. */
+struct encode_input {
+    const uint8_t *rows; /* vector of token t at rows + t * row_bytes */
+    size_t row_bytes;
+    uint32_t dtype;
+    uint32_t n_sink;     /* the first tokens of the tile are sinks: stored raw, all bits kept */
+    uint32_t group_log2; /* temporal: tokens from one key frame to the next */
+    bool keeps_base;     /* later streams are predicted from this one */
+};
+
+struct encode_unit {
+    struct loop_unit loop; /* in: layer … reference; out: the rest */
+    uint8_t *base_panel;   /* n_subspaces lines */
+    uint8_t *fine_panel;   /* likewise; NULL: no fine plane */
+    uint8_t gain_code[KERN_TOKENS];
+    uint64_t raw[N_RAW_TYPES][2]; /* by enum raw_type: bit t % 64 of word t / 64, token t */
+    uint32_t droppable;           /* bit i: fine codes of tokens 8 i … 8 i + 7 may be dropped */
+    float error[N_PLANES][KERN_TOKENS]; /* |e|^2 of y; [PLANE_FINE] only with a fine plane */
+};
+
+/**
+ * encode_unit() - fill panels and all that unit says
+ *
+ * Leaves in codec: y, the coordinates that were coded; y_base and y_fine, what the planes make of
+ * them (temporal: of the vector, not of the difference); p, a depth prediction. With keeps_base the
+ * base reconstruction is kept in codec, as the decoder will.
+ */
+void encode_unit(struct dpq_codec *codec, const struct encode_input *in, struct encode_unit *unit);
+
+/** encode_temporal() - frames, gains and panels in closed loop; y, y_base, y_fine as above */
+void encode_temporal(struct dpq_codec *codec, const struct encode_input *in,
+                     struct encode_unit *unit);
+
+/**
+ * encode_bound() - note which tokens have to be raw, and which fine codes have to stay
+ *
+ * A token whose delivered error (with all planes that the tile has) exceeds the profile's bound is
+ * stored in the cheapest type that meets it, as measured; where only the base plane's exceeds its
+ * own bound, the group's fine codes may not be dropped.
+ */
+void encode_bound(struct dpq_codec *codec, const struct encode_input *in, struct encode_unit *unit);
+
+/**
+ * encode_raw_row() - one vector as a raw row
+ * @ret_row:   raw_row_bytes()
+ * @ret_value: [head_dim]: what a decoder reads from it; may be NULL
+ */
+void encode_raw_row(const struct kern *k, const void *vector, uint32_t dtype, uint32_t d,
+                    enum raw_type type, uint8_t *ret_row, float *ret_value);
+
+static inline void encode_set_token(uint64_t tokens[2], uint32_t t)
+{
+    tokens[t / 64] |= (uint64_t)1 << t % 64;
+}
+
+static inline bool encode_has_token(const uint64_t tokens[2], uint32_t t)
+{
+    return tokens[t / 64] >> t % 64 & 1;
+}
+
+static inline bool encode_is_raw(const struct encode_unit *u, uint32_t t)
+{
+    return encode_has_token(u->raw[RAW_INPUT], t) || encode_has_token(u->raw[RAW_F16], t) ||
+           encode_has_token(u->raw[RAW_INT8], t);
+}

@@ -1,0 +1,124 @@
+#include "lib/codec/loop.h"
+
+#include <cblas.h>
+#include <string.h>
+
+uint8_t loop_frame_by_rule(uint32_t reference, uint32_t group_log2, uint32_t t)
+{
+    if (reference == REFERENCE_NONE)
+        return FRAME_INTRA;
+    if (reference != REFERENCE_TEMPORAL)
+        return FRAME_PREDICTED;
+    return t % (1u << group_log2) ? FRAME_PREDICTED : FRAME_KEY;
+}
+
+void loop_count_predicted(struct loop_unit *u)
+{
+    u->n_predicted = 0;
+    for (uint32_t t = 0; t < KERN_TOKENS; t++)
+        u->n_predicted += loop_is_predicted(u, t);
+}
+
+static void decode_tree(const struct kern *k, const struct loop_unit *u, uint32_t m,
+                        enum plane plane, enum tree_index which, const uint8_t *code, float *ret_y)
+{
+    const struct profile_tree *tree = &u->stream->tree[which];
+    uint32_t dsub = u->stream->dsub;
+    size_t n_words = plane == PLANE_FINE ? KERN_WORDS * KERN_WORDS : KERN_WORDS;
+    const int8_t *book = plane == PLANE_FINE ? tree->fine : tree->base;
+
+    k->decode(code, dsub, book + m * n_words * dsub, n_words, tree->scale[m], u->gain, ret_y);
+}
+
+void loop_decode_plane(const struct kern *k, const struct loop_unit *u, uint32_t m,
+                       enum plane plane, const uint8_t *code, float *ret_y)
+{
+    float other[4 * KERN_TOKENS];
+
+    decode_tree(k, u, m, plane, u->n_predicted ? TREE_DELTA : TREE_INTRA, code, ret_y);
+    if (!u->n_predicted || u->n_predicted == KERN_TOKENS)
+        return;
+    decode_tree(k, u, m, plane, TREE_INTRA, code, other);
+    for (uint32_t i = 0; i < u->stream->dsub; i++)
+        for (uint32_t t = 0; t < KERN_TOKENS; t++)
+            if (!loop_is_predicted(u, t))
+                ret_y[i * KERN_TOKENS + t] = other[i * KERN_TOKENS + t];
+}
+
+void loop_add_temporal(const struct loop_unit *u, uint32_t m, float *base, float *fine)
+{
+    float a = (float)u->stream->leak[m] * LOOP_LEAK_UNIT;
+
+    for (uint32_t i = 0; i < u->stream->dsub; i++)
+        for (uint32_t t = 1; t < KERN_TOKENS; t++) {
+            size_t at = (size_t)i * KERN_TOKENS + t;
+            float from = a * base[at - 1];
+
+            if (!loop_is_predicted(u, t))
+                continue;
+            base[at] += from;
+            if (fine)
+                fine[at] += from;
+        }
+}
+
+/* K and V of the layer below, and K of this one: [128][n_kv_heads * head_dim] each */
+static float *below(struct dpq_codec *codec, uint32_t which)
+{
+    const struct dpq_geometry *g = &codec->profile->geometry;
+
+    return codec->below + (size_t)which * KERN_TOKENS * g->n_kv_heads * g->head_dim;
+}
+
+void loop_predict_depth(struct dpq_codec *codec, const struct loop_unit *u)
+{
+    const struct dpq_geometry *g = &codec->profile->geometry;
+    const struct profile_stream *s = u->stream;
+    bool all_heads = s->reference == REFERENCE_DEPTH;
+    int width = (int)(g->n_kv_heads * g->head_dim), n = (int)g->head_dim;
+    int n_columns = all_heads ? width : n;
+    uint32_t first = u->layer ? 0 : 2, last = u->kind == DPQ_V ? 3 : 2;
+    const float *w = s->weight;
+
+    for (uint32_t t = 0; t < KERN_TOKENS; t++)
+        memcpy(codec->p + (size_t)t * g->head_dim, s->bias, g->head_dim * sizeof(float));
+    for (uint32_t which = first; which < last; which++, w += n_columns)
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, KERN_TOKENS, n, n_columns, 1,
+                    below(codec, which) + (all_heads ? 0 : u->head * g->head_dim), width, w,
+                    (int)s->n_inputs, 1, codec->p, n);
+}
+
+void loop_reconstruct(struct dpq_codec *codec, const struct loop_unit *u, const float *y)
+{
+    uint32_t dim = codec->profile->geometry.head_dim;
+    int n = (int)dim;
+
+    for (uint32_t t = 0; t < KERN_TOKENS; t++) {
+        float *x = codec->x + (size_t)t * dim;
+
+        memcpy(x, u->stream->mean, dim * sizeof(float));
+        if (u->reference >= REFERENCE_DEPTH_HEAD && loop_is_predicted(u, t))
+            codec->kern.add(x, 1, dim, codec->p + (size_t)t * dim, 1);
+    }
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasTrans, KERN_TOKENS, n, n, 1, y, KERN_TOKENS,
+                u->stream->decode, n, 1, codec->x, n);
+}
+
+void loop_keep_base(struct dpq_codec *codec, const struct loop_unit *u)
+{
+    const struct dpq_geometry *g = &codec->profile->geometry;
+    float *to = u->kind == DPQ_K ? below(codec, 2) : codec->next_values;
+
+    for (uint32_t t = 0; t < KERN_TOKENS; t++)
+        memcpy(to + (size_t)t * g->n_kv_heads * g->head_dim + u->head * g->head_dim,
+               codec->x + (size_t)t * g->head_dim, g->head_dim * sizeof(float));
+}
+
+void loop_next_layer(struct dpq_codec *codec)
+{
+    const struct dpq_geometry *g = &codec->profile->geometry;
+    size_t n_bytes = (size_t)KERN_TOKENS * g->n_kv_heads * g->head_dim * sizeof(float);
+
+    memcpy(below(codec, 0), below(codec, 2), n_bytes);
+    memcpy(below(codec, 1), codec->next_values, n_bytes);
+}

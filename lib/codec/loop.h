@@ -1,0 +1,62 @@
+#pragma once
+
+/*
+ * What encoder and decoder do alike: codes become coordinates, coordinates become the vectors from
+ * which the next ones are predicted
+ *
+ * Both sides call these functions with the same arguments in the same order, so a prediction has
+ * the same bits on both. Every prediction, in time or in depth, is made from base reconstructions.
+ */
+
+#include "lib/codec/codec.h"
+#include "lib/codec/tile_file.h"
+
+/* One stream of the tile in work. */
+struct loop_unit {
+    uint32_t layer, kind, head, index;
+    const struct profile_stream *stream;
+    uint32_t reference; /* of this tile: the stream's, or none */
+    uint32_t n_predicted;
+    float gain[KERN_TOKENS];
+    uint8_t frame[KERN_TOKENS]; /* enum frame_kind */
+};
+
+#define LOOP_LEAK_UNIT 0x1p-15f /* of profile_stream.leak */
+
+static inline bool loop_is_predicted(const struct loop_unit *u, uint32_t t)
+{
+    return u->frame[t] == FRAME_PREDICTED || u->frame[t] == FRAME_ESCAPE;
+}
+
+/** loop_frame_by_rule() - the frame kind of a token where none is stored */
+uint8_t loop_frame_by_rule(uint32_t reference, uint32_t group_log2, uint32_t t);
+
+/** loop_count_predicted() - after frame[] was filled: sets n_predicted */
+void loop_count_predicted(struct loop_unit *u);
+
+/**
+ * loop_decode_plane() - codewords times gains of one subspace, by each token's tree
+ * @code:  [128] parents, or with PLANE_FINE 16 * parent + child
+ * @ret_y: [dsub][128]; without what a temporal reference adds
+ */
+void loop_decode_plane(const struct kern *k, const struct loop_unit *u, uint32_t m,
+                       enum plane plane, const uint8_t *code, float *ret_y);
+
+/**
+ * loop_add_temporal() - the recurrence of one subspace: base feeds base, and what is delivered
+ * @base: [dsub][128]
+ * @fine: likewise; may be NULL
+ */
+void loop_add_temporal(const struct loop_unit *u, uint32_t m, float *base, float *fine);
+
+/** loop_predict_depth() - codec->p = bias + W * references; which there are: profile_n_inputs() */
+void loop_predict_depth(struct dpq_codec *codec, const struct loop_unit *u);
+
+/** loop_reconstruct() - codec->x = mean (+ codec->p where predicted in depth) + F y, token-major */
+void loop_reconstruct(struct dpq_codec *codec, const struct loop_unit *u, const float *y);
+
+/** loop_keep_base() - codec->x is u's base reconstruction: a reference for what is coded later */
+void loop_keep_base(struct dpq_codec *codec, const struct loop_unit *u);
+
+/** loop_next_layer() - what was kept of this layer is now "the layer below" */
+void loop_next_layer(struct dpq_codec *codec);
