@@ -10,8 +10,8 @@
 
 #include <string.h>
 
-#include "lib/base/half.h"
 #include "lib/codec/encode_unit.h"
+#include "lib/kern/kern_rows.h"
 
 struct step {
     struct dpq_codec *codec;
@@ -131,7 +131,7 @@ static void code_token(struct step *s, bool is_key, uint8_t (*parents)[KERN_TOKE
                       &children[m][s->t]);
 }
 
-void encode_temporal(struct dpq_codec *codec, const struct encode_input *in, struct encode_unit *u)
+void encode_temporal(struct dpq_codec *codec, uint32_t group_log2, struct encode_unit *u)
 {
     uint8_t parents[DPQ_MAX_HEAD_DIM / 2][KERN_TOKENS], children[DPQ_MAX_HEAD_DIM / 2][KERN_TOKENS];
     struct step s = {
@@ -142,7 +142,7 @@ void encode_temporal(struct dpq_codec *codec, const struct encode_input *in, str
     };
 
     for (s.t = 0; s.t < KERN_TOKENS; s.t++)
-        code_token(&s, !(s.t % (1u << in->group_log2)), parents, children);
+        code_token(&s, !(s.t % (1u << group_log2)), parents, children);
     for (uint32_t m = 0; m < s.d / s.dsub; m++) {
         codec->kern.pack(parents[m], u->base_panel + (size_t)m * KERN_LINE);
         if (u->fine_panel)

@@ -22,39 +22,19 @@ static float square_sum(const float *a, const float *b, size_t n)
 
 /* A token is predicted unless its mean is closer: a rule of the encoder's own, decided before
  * anything is coded. What is predicted leaves codec->x less its prediction. */
-static void predict_depth(struct dpq_codec *c, struct encode_unit *u)
+static void subtract_prediction(struct dpq_codec *c, struct loop_unit *u)
 {
     uint32_t d = c->profile->geometry.head_dim;
 
-    loop_predict_depth(c, &u->loop);
     for (uint32_t t = 0; t < KERN_TOKENS; t++) {
         float *x = c->x + (size_t)t * d;
         const float *p = c->p + (size_t)t * d;
         bool pays = square_sum(x, p, d) <= square_sum(x, NULL, d);
 
-        u->loop.frame[t] = pays ? FRAME_PREDICTED : FRAME_INTRA;
+        u->frame[t] = pays ? FRAME_PREDICTED : FRAME_INTRA;
         if (pays)
             c->kern.add(x, 1, d, p, -1);
     }
-}
-
-/* The rows as y: un-rotated, centred, predicted where the reference is below, dim-major. */
-static void transform(struct dpq_codec *c, const struct encode_input *in, struct encode_unit *u)
-{
-    const struct dpq_geometry *g = &c->profile->geometry;
-    const struct profile_stream *s = u->loop.stream;
-    int d = (int)g->head_dim;
-
-    c->kern.load[in->dtype](in->rows, (ptrdiff_t)in->row_bytes, KERN_TOKENS, g->head_dim, c->x);
-    if (u->loop.kind == DPQ_K)
-        rope_undo(&c->kern, g, &c->rope, c->x, KERN_TOKENS);
-    c->kern.add(c->x, KERN_TOKENS, g->head_dim, s->mean, -1);
-    if (u->loop.reference >= REFERENCE_DEPTH_HEAD)
-        predict_depth(c, u);
-    /* adding to zeroes is faster than BLAS' way of overwriting */
-    memset(c->y, 0, (size_t)KERN_TOKENS * g->head_dim * sizeof(float));
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, d, KERN_TOKENS, d, 1, s->encode, d, c->x,
-                d, 1, c->y, KERN_TOKENS);
 }
 
 /* What is too large for a gain is raw and counts as zero. */
@@ -138,31 +118,49 @@ static void measure(const float *y, const float *approximation, size_t d, float 
         }
 }
 
-void encode_unit(struct dpq_codec *codec, const struct encode_input *in, struct encode_unit *u)
+void encode_centred(struct dpq_codec *codec, uint32_t group_log2, struct encode_unit *u)
 {
-    size_t d = codec->profile->geometry.head_dim;
+    int d = (int)codec->profile->geometry.head_dim;
     float inverse[KERN_TOKENS];
 
     memset(u->raw, 0, sizeof(u->raw));
     u->droppable = 0xffff;
     memset(u->loop.frame, FRAME_INTRA, sizeof(u->loop.frame));
-    transform(codec, in, u);
+    if (u->loop.reference >= REFERENCE_DEPTH_HEAD)
+        subtract_prediction(codec, &u->loop);
+    /* adding to zeroes is faster than BLAS' way of overwriting */
+    memset(codec->y, 0, (size_t)KERN_TOKENS * (size_t)d * sizeof(float));
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, d, KERN_TOKENS, d, 1,
+                u->loop.stream->encode, d, codec->x, d, 1, codec->y, KERN_TOKENS);
     if (u->loop.reference == REFERENCE_TEMPORAL) {
-        encode_temporal(codec, in, u);
+        encode_temporal(codec, group_log2, u);
     } else {
         loop_count_predicted(&u->loop);
         encode_gains(codec, u, inverse);
         encode_panels(codec, u, inverse);
     }
-    measure(codec->y, codec->y_base, d, u->error[PLANE_BASE]);
+    measure(codec->y, codec->y_base, (size_t)d, u->error[PLANE_BASE]);
     if (u->fine_panel)
-        measure(codec->y, codec->y_fine, d, u->error[PLANE_FINE]);
+        measure(codec->y, codec->y_fine, (size_t)d, u->error[PLANE_FINE]);
+}
+
+void encode_unit(struct dpq_codec *c, const struct encode_input *in, struct encode_unit *u)
+{
+    const struct dpq_geometry *g = &c->profile->geometry;
+
+    c->kern.load[in->dtype](in->rows, (ptrdiff_t)in->row_bytes, KERN_TOKENS, g->head_dim, c->x);
+    if (u->loop.kind == DPQ_K)
+        rope_undo(&c->kern, g, &c->rope, c->x, KERN_TOKENS);
+    c->kern.add(c->x, KERN_TOKENS, g->head_dim, u->loop.stream->mean, -1);
+    if (u->loop.reference >= REFERENCE_DEPTH_HEAD)
+        loop_predict_depth(c, &u->loop);
+    encode_centred(c, in->group_log2, u);
     for (uint32_t t = 0; t < in->n_sink; t++)
         encode_set_token(u->raw[RAW_INPUT], t);
-    if (codec->profile->bound > 0)
-        encode_bound(codec, in, u);
+    if (c->profile->bound > 0)
+        encode_bound(c, in, u);
     if (in->keeps_base) {
-        loop_reconstruct(codec, &u->loop, codec->y_base);
-        loop_keep_base(codec, &u->loop);
+        loop_reconstruct(c, &u->loop, c->y_base);
+        loop_keep_base(c, &u->loop);
     }
 }

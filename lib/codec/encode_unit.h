@@ -45,9 +45,15 @@ struct encode_unit {
  */
 void encode_unit(struct dpq_codec *codec, const struct encode_input *in, struct encode_unit *unit);
 
+/**
+ * encode_centred() - the same from vectors less their mean in codec->x, and for a depth reference
+ *                    their predictions in codec->p; without sinks, bound and base reconstruction
+ * Calibration codes its samples with it: what it learns from is what the codec makes.
+ */
+void encode_centred(struct dpq_codec *codec, uint32_t group_log2, struct encode_unit *unit);
+
 /** encode_temporal() - frames, gains and panels in closed loop; y, y_base, y_fine as above */
-void encode_temporal(struct dpq_codec *codec, const struct encode_input *in,
-                     struct encode_unit *unit);
+void encode_temporal(struct dpq_codec *codec, uint32_t group_log2, struct encode_unit *unit);
 
 /**
  * encode_bound() - note which tokens have to be raw, and which fine codes have to stay
