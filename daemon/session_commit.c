@@ -60,10 +60,8 @@ static int put_tail(struct append *append, uint64_t now_ns)
     append->wanted_bytes = DPQ_TILE_TOKENS * append->row_bytes;
     if (!append->n_tail_rows)
         return 0;
-    if (!append->n_parts && sequence->tail) {
-        tail_grow(sequence->tail->tail, append->tail_rows, append->n_tail_rows);
-        return 0;
-    }
+    if (!append->n_parts && sequence->tail)
+        return tail_grow(sequence->tail->tail, append->tail_rows, append->n_tail_rows);
     holder = calloc(1, sizeof(*holder));
     if (!holder)
         return error_origin(-ENOMEM);
@@ -76,9 +74,8 @@ static int put_tail(struct append *append, uint64_t now_ns)
         return r;
     }
     holder->refs = 1;
-    tail_grow(holder->tail, append->tail_rows, append->n_tail_rows);
     append->new_tail = holder;
-    return 0;
+    return tail_grow(holder->tail, append->tail_rows, append->n_tail_rows);
 }
 
 static void roll_back(struct append *append, uint64_t now_ns)

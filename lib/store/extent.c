@@ -49,21 +49,33 @@ static void update(struct extent_map *m, uint32_t lo, uint32_t hi)
             m->runs[i] = join(m->runs[2 * i], m->runs[2 * i + 1], n);
 }
 
-static void mark(struct extent_map *m, uint32_t first, uint32_t n, bool used)
+/* The bits of [at, end) in at's word. Return: how many */
+static uint32_t bits_at(uint32_t at, uint32_t end, uint64_t *ret_bits)
+{
+    uint32_t bit = at % WORD;
+    uint32_t k = WORD - bit < end - at ? WORD - bit : end - at;
+
+    *ret_bits = (k == WORD ? ~UINT64_C(0) : (UINT64_C(1) << k) - 1) << bit;
+    return k;
+}
+
+static void flip(struct extent_map *m, uint32_t first, uint32_t n, bool used)
 {
     uint32_t end = first + n;
+    uint64_t bits;
 
-    for (uint32_t at = first; at < end;) {
-        uint32_t bit = at % WORD;
-        uint32_t k = WORD - bit < end - at ? WORD - bit : end - at;
-        uint64_t bits = (k == WORD ? ~UINT64_C(0) : (UINT64_C(1) << k) - 1) << bit;
-
+    for (uint32_t at = first, k; at < end; at += k) {
+        k = bits_at(at, end, &bits);
         assert((m->used[at / WORD] & bits) ==
                (used ? 0 : bits)); /* nobody has, or gives, it twice */
         m->used[at / WORD] ^= bits;
-        at += k;
     }
-    update(m, first / WORD, (end - 1) / WORD);
+}
+
+static void mark(struct extent_map *m, uint32_t first, uint32_t n, bool used)
+{
+    flip(m, first, n, used);
+    update(m, first / WORD, (first + n - 1) / WORD);
 }
 
 int extent_map_init(struct extent_map *map, uint32_t n_pages)
@@ -143,4 +155,31 @@ void extent_give(struct extent_map *map, uint32_t first, uint32_t n)
     assert(n && first < map->n_pages && n <= map->n_pages - first);
     mark(map, first, n, false);
     map->n_used -= n;
+}
+
+bool extent_claim(struct extent_map *map, uint32_t first, uint32_t n)
+{
+    uint32_t end = first + n;
+    uint64_t bits;
+
+    assert(n && first < map->n_pages && n <= map->n_pages - first);
+    for (uint32_t at = first, k; at < end; at += k) {
+        k = bits_at(at, end, &bits);
+        if (map->used[at / WORD] & bits)
+            return false;
+    }
+    flip(map, first, n, true);
+    map->n_used += n;
+    return true;
+}
+
+void extent_unclaim(struct extent_map *map, uint32_t first, uint32_t n)
+{
+    flip(map, first, n, false);
+    map->n_used -= n;
+}
+
+void extent_settle(struct extent_map *map)
+{
+    update(map, 0, map->n_leaves - 1);
 }

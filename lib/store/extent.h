@@ -43,3 +43,15 @@ uint32_t extent_take(struct extent_map *map, uint32_t n);
 
 /** extent_give() - back what extent_take(n) returned */
 void extent_give(struct extent_map *map, uint32_t first, uint32_t n);
+
+/*
+ * Filling a new map with what is in use already: claims first, then one extent_settle(), before
+ * which nothing can be taken. A claim costs a step for every 64 pages.
+ */
+
+/** extent_claim() - Return: false, and nothing is claimed, when a page of it is claimed already */
+bool extent_claim(struct extent_map *map, uint32_t first, uint32_t n);
+
+/** extent_unclaim() - what was claimed */
+void extent_unclaim(struct extent_map *map, uint32_t first, uint32_t n);
+void extent_settle(struct extent_map *map);

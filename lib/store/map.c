@@ -5,6 +5,9 @@
  * holder of a descriptor can make another one's access fault. Mode 0600 and the daemon's own uid
  * keep a read-only descriptor read-only: /proc/self/fd/N can't be reopened for writing by anybody
  * else.
+ *
+ * A file on a tmpfs is the same without seals. It gets its name only when what is in it is whole,
+ * so that a process that dies before leaves nothing behind.
  */
 
 #include "lib/store/map.h"
@@ -13,8 +16,10 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "lib/base/error.h"
@@ -27,6 +32,7 @@
 enum {
     PAGE_BYTES = 4096,
     SIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW,
+    TMPFS = 0x01021994, /* f_type; of memfds as well */
 };
 
 static int make_memfd(const char *name, int *ret_fd)
@@ -66,23 +72,27 @@ uint64_t map_available_bytes(void)
 }
 
 /* On failure the caller closes what is half made. */
-static int fill(struct map *m, uint64_t n_bytes)
+static int map_writable(struct map *m, uint64_t n_bytes)
 {
-    void *bytes;
+    void *bytes = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd, 0);
 
-    /* fallocate() on a memfd has no limit of its own: it goes on until the kernel begins to kill */
-    if (n_bytes > map_available_bytes())
-        return MAP_E_MEMORY;
-    if (fchmod(m->fd, 0600) || ftruncate(m->fd, (off_t)n_bytes) ||
-        fallocate(m->fd, 0, 0, (off_t)n_bytes))
-        return is_shortage(errno) ? MAP_E_MEMORY : error_origin(-errno);
-    bytes = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd, 0);
     if (bytes == MAP_FAILED)
         return is_shortage(errno) ? MAP_E_MEMORY : error_origin(-errno);
     m->bytes = bytes;
     m->n_bytes = n_bytes;
     madvise(bytes, n_bytes, MADV_DONTDUMP);
     return 0;
+}
+
+static int fill(struct map *m, uint64_t n_bytes)
+{
+    /* fallocate() on a memfd has no limit of its own: it goes on until the kernel begins to kill */
+    if (n_bytes > map_available_bytes())
+        return MAP_E_MEMORY;
+    if (fchmod(m->fd, 0600) || ftruncate(m->fd, (off_t)n_bytes) ||
+        fallocate(m->fd, 0, 0, (off_t)n_bytes))
+        return is_shortage(errno) ? MAP_E_MEMORY : error_origin(-errno);
+    return map_writable(m, n_bytes);
 }
 
 int map_create(const char *name, uint64_t n_bytes, struct map *ret_map)
@@ -131,6 +141,111 @@ int map_create_sealed(const char *name, const void *bytes, uint64_t n_bytes, str
     return 0;
 }
 
+/* --- files on a tmpfs, and what an earlier process left -----------------------------------------
+ */
+
+static bool is_tmpfs(int fd)
+{
+    struct statfs fs;
+
+    return !fstatfs(fd, &fs) && (uint64_t)fs.f_type == TMPFS;
+}
+
+static int lock_file(int fd)
+{
+    if (!flock(fd, LOCK_EX | LOCK_NB))
+        return 0;
+    return errno == EWOULDBLOCK ? MAP_E_TAKEN : error_origin(-errno);
+}
+
+int map_create_file(int dir_fd, uint64_t n_bytes, struct map *ret_map)
+{
+    _cleanup_(map_close) struct map m = MAP_NULL;
+    int r;
+
+    if (!n_bytes || n_bytes > INT64_MAX - PAGE_BYTES)
+        return MAP_E_MEMORY;
+    if (!is_tmpfs(dir_fd))
+        return MAP_E_KIND;
+    m.fd = openat(dir_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (m.fd < 0)
+        return error_origin(-errno);
+    r = fill(&m, align_up(n_bytes, PAGE_BYTES));
+    if (!r)
+        r = lock_file(m.fd);
+    if (r)
+        return r;
+    *ret_map = m;
+    m = (struct map)MAP_NULL;
+    return 0;
+}
+
+int map_publish_file(const struct map *map, int dir_fd, const char *name)
+{
+    char path[32];
+
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", map->fd);
+    if (linkat(AT_FDCWD, path, dir_fd, name, AT_SYMLINK_FOLLOW))
+        return error_origin(-errno);
+    return 0;
+}
+
+/* The seals of a memfd, or the name of a file, are what tells them from something half-made. */
+static bool is_ours(int fd, struct stat *ret_st)
+{
+    int seals = fcntl(fd, F_GET_SEALS);
+    struct stat st;
+
+    if (fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_uid != geteuid() ||
+        (st.st_mode & 07777) != 0600 || st.st_size <= 0 || st.st_size % PAGE_BYTES ||
+        !is_tmpfs(fd) || seals < 0)
+        return false;
+    if (seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))
+        return false;
+    if (!st.st_nlink && (seals & SIZE_SEALS) != SIZE_SEALS)
+        return false;
+    *ret_st = st;
+    return true;
+}
+
+int map_adopt(int fd, struct map *ret_map)
+{
+    struct map m = { .fd = fd };
+    struct stat st;
+    int r;
+
+    if (!is_ours(fd, &st))
+        return MAP_E_KIND;
+    if (st.st_blocks < st.st_size / 512 && fallocate(fd, 0, 0, st.st_size))
+        return is_shortage(errno) ? MAP_E_MEMORY : error_origin(-errno);
+    r = map_writable(&m, (uint64_t)st.st_size);
+    if (r)
+        return r;
+    *ret_map = m;
+    return 0;
+}
+
+int map_open_file(int dir_fd, const char *name, struct map *ret_map)
+{
+    int fd = openat(dir_fd, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int r;
+
+    if (fd < 0 && errno == ENOENT)
+        return MAP_E_NONE;
+    if (fd < 0 && (errno == ELOOP || errno == EISDIR || errno == EACCES))
+        return MAP_E_KIND;
+    if (fd < 0)
+        return error_origin(-errno);
+    r = lock_file(fd);
+    if (!r)
+        r = map_adopt(fd, ret_map);
+    if (r)
+        close(fd);
+    return r;
+}
+
+/* --- read-only -------------------------------------------------------------------------------- */
+
 int map_reopen_ro(const struct map *map, int *ret_fd)
 {
     char path[32];
@@ -155,22 +270,39 @@ void map_close(struct map *map)
 
 /* What is sealed against writing is mapped privately: before Linux 6.7 a shared mapping by a
  * descriptor that is open for writing is refused, and without writers it is the same. */
+static int open_mapping(int fd, int seals, const struct stat *st, bool writable,
+                        const void **ret_bytes, uint64_t *ret_n_bytes)
+{
+    void *bytes = mmap(NULL, (size_t)st->st_size, writable ? PROT_READ | PROT_WRITE : PROT_READ,
+                       seals & F_SEAL_WRITE ? MAP_PRIVATE : MAP_SHARED, fd, 0);
+
+    if (bytes == MAP_FAILED)
+        return error_origin(-errno);
+    *ret_bytes = bytes;
+    *ret_n_bytes = (uint64_t)st->st_size;
+    return 0;
+}
+
 int map_open(int fd, int seals, bool writable, const void **ret_bytes, uint64_t *ret_n_bytes)
 {
     int have = fcntl(fd, F_GET_SEALS);
     struct stat st;
-    void *bytes;
 
     if (have < 0 || (have & seals) != seals || fstat(fd, &st) || !S_ISREG(st.st_mode) ||
         st.st_size <= 0)
         return MAP_E_KIND;
-    bytes = mmap(NULL, (size_t)st.st_size, writable ? PROT_READ | PROT_WRITE : PROT_READ,
-                 have & F_SEAL_WRITE ? MAP_PRIVATE : MAP_SHARED, fd, 0);
-    if (bytes == MAP_FAILED)
-        return error_origin(-errno);
-    *ret_bytes = bytes;
-    *ret_n_bytes = (uint64_t)st.st_size;
-    return 0;
+    return open_mapping(fd, have, &st, writable, ret_bytes, ret_n_bytes);
+}
+
+int map_open_arena(int fd, const void **ret_bytes, uint64_t *ret_n_bytes)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_size <= 0)
+        return MAP_E_KIND;
+    if (st.st_nlink && is_tmpfs(fd) && (st.st_mode & 07777) == 0600)
+        return open_mapping(fd, 0, &st, false, ret_bytes, ret_n_bytes);
+    return map_open(fd, SIZE_SEALS, false, ret_bytes, ret_n_bytes);
 }
 
 /* The public names; an outcome of map_open() is one of theirs. */

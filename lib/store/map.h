@@ -8,10 +8,12 @@
 
 enum map_outcome {
     MAP_E_MEMORY = 1, /* the kernel would not give that much (ENOMEM, ENOSPC, EFBIG) */
-    MAP_E_KIND = 2,   /* not a memfd of this size: wrong type, size or seals */
+    MAP_E_KIND = 2,   /* wrong type, owner, mode, size or seals; or not on a tmpfs */
+    MAP_E_NONE = 3,   /* no such file */
+    MAP_E_TAKEN = 4,  /* another process has this file locked */
 };
 
-/* A memfd that this process made and mapped. fd < 0: none. */
+/* A memfd, or a file on a tmpfs, that this process made or took over, and mapped. fd < 0: none. */
 struct map {
     int fd;
     uint8_t *bytes;
@@ -40,6 +42,30 @@ int map_create(const char *name, uint64_t n_bytes, struct map *ret_map) _must_ch
 int map_create_sealed(const char *name, const void *bytes, uint64_t n_bytes,
                       struct map *ret_map) _must_check_;
 
+/**
+ * map_create_file() - the same as an unnamed file on a tmpfs, for where no manager keeps memfds
+ * @dir_fd: of a directory that only this user can write to
+ * It cannot be sealed: only this uid can resize it. It is locked against other processes that use
+ * these functions, and gone with its last descriptor unless map_publish_file() gives it a name.
+ * Return: 0; MAP_E_MEMORY; MAP_E_KIND, the directory is not on a tmpfs; a fault.
+ */
+int map_create_file(int dir_fd, uint64_t n_bytes, struct map *ret_map) _must_check_;
+
+/** map_publish_file() - from now on @name in the directory; nothing of that name may be there */
+int map_publish_file(const struct map *map, int dir_fd, const char *name) _must_check_;
+
+/** map_open_file() - the file again, in a later process, by map_adopt()'s conditions, and locked.
+ *  Return: 0; MAP_E_NONE, MAP_E_TAKEN, MAP_E_KIND, MAP_E_MEMORY; a fault. */
+int map_open_file(int dir_fd, const char *name, struct map *ret_map) _must_check_;
+
+/**
+ * map_adopt() - map for writing what an earlier process made: map_create(), or map_create_file()
+ * @fd: taken over when 0 is returned. Must be this user's, mode 0600, whole pages, sealed against
+ *      resizing but not against writing, or a file with a name on a tmpfs; holes are filled
+ * Return: 0, MAP_E_KIND, MAP_E_MEMORY, a fault.
+ */
+int map_adopt(int fd, struct map *ret_map) _must_check_;
+
 /** map_reopen_ro() - a second descriptor of the same memfd, O_RDONLY, made to be handed out */
 int map_reopen_ro(const struct map *map, int *ret_fd) _must_check_;
 
@@ -53,3 +79,6 @@ void map_close(struct map *map);
  */
 int map_open(int fd, int seals, bool writable, const void **ret_bytes,
              uint64_t *ret_n_bytes) _must_check_;
+
+/** map_open_arena() - read-only, of either kind; a file can be resized by the daemon's user only */
+int map_open_arena(int fd, const void **ret_bytes, uint64_t *ret_n_bytes) _must_check_;

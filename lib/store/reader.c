@@ -7,11 +7,9 @@
  */
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "lib/base/crc32c.h"
 #include "lib/base/error.h"
 #include "lib/base/hash.h"
 #include "lib/store/arena.h"
@@ -38,38 +36,6 @@ static int say(struct dpq_fault *fault, int outcome, const char *message)
     return outcome;
 }
 
-static bool valid(const struct arena_header *h)
-{
-    return h->magic == ARENA_MAGIC &&
-           crc32c(0, h, offsetof(struct arena_header, crc32c)) == h->crc32c;
-}
-
-/* The valid copy with the higher seq. */
-static int choose_header(const uint8_t *bytes, uint64_t n_bytes, struct arena_header *ret_header)
-{
-    struct arena_header copies[2];
-
-    if (n_bytes < 2 * ARENA_PAGE)
-        return 1;
-    memcpy(&copies[0], bytes, sizeof(copies[0]));
-    memcpy(&copies[1], bytes + ARENA_HEADER_STEP, sizeof(copies[1]));
-    if (valid(&copies[1]) && (!valid(&copies[0]) || copies[1].seq > copies[0].seq))
-        copies[0] = copies[1];
-    if (!valid(&copies[0]))
-        return 1;
-    *ret_header = copies[0];
-    return 0;
-}
-
-static bool consistent(const struct arena_header *h, uint64_t n_bytes)
-{
-    return h->n_bytes == n_bytes && h->line_bytes == ARENA_LINE_BYTES &&
-           h->page_bytes == ARENA_PAGE && h->slots_offset == ARENA_PAGE &&
-           h->n_slots <= n_bytes / ARENA_LINE_BYTES && h->extents_offset <= n_bytes &&
-           h->extents_offset % ARENA_PAGE == 0 &&
-           h->extents_offset >= h->slots_offset + h->n_slots * ARENA_LINE_BYTES;
-}
-
 int dpq_reader_new(int fd, struct dpq_reader **ret_reader, struct dpq_fault *ret_fault)
 {
     _cleanup_(dpq_reader_freep) struct dpq_reader *reader = calloc(1, sizeof(*reader));
@@ -77,17 +43,18 @@ int dpq_reader_new(int fd, struct dpq_reader **ret_reader, struct dpq_fault *ret
 
     if (!reader)
         return error_origin(-ENOMEM);
-    r = map_open(fd, F_SEAL_SHRINK | F_SEAL_GROW, false, (const void **)&reader->bytes,
-                 &reader->n_bytes);
+    r = map_open_arena(fd, (const void **)&reader->bytes, &reader->n_bytes);
     if (r == MAP_E_KIND)
-        return say(ret_fault, DPQ_E_CORRUPT, "the descriptor is not a sealed memfd");
+        return say(ret_fault, DPQ_E_CORRUPT,
+                   "the descriptor is neither a sealed memfd nor a file on a tmpfs");
     if (r)
         return error_fold(r);
-    if (choose_header(reader->bytes, reader->n_bytes, &reader->header))
+    r = arena_judge(reader->bytes, reader->n_bytes, NULL, &reader->header);
+    if (r == ARENA_E_HEADER)
         return say(ret_fault, DPQ_E_CORRUPT, "the arena has no valid header");
-    if (reader->header.schema_major != ARENA_SCHEMA_MAJOR)
+    if (r == ARENA_E_SCHEMA)
         return say(ret_fault, DPQ_E_VERSION, "the arena's schema is another one");
-    if (!consistent(&reader->header, reader->n_bytes))
+    if (r)
         return say(ret_fault, DPQ_E_CORRUPT, "the arena's header contradicts itself");
     *ret_reader = steal_ptr(reader);
     return 0;
@@ -113,16 +80,6 @@ static bool in_table(const struct dpq_reader *reader, const struct dpq_slot_ref 
     return ref->slot < reader->header.n_slots && !(ref->generation >> 62);
 }
 
-static bool line_good(const struct dpq_reader *reader, const struct arena_line *line)
-{
-    uint64_t room = reader->n_bytes - reader->header.extents_offset;
-    uint64_t at = (uint64_t)line->first_page * ARENA_PAGE;
-
-    return line_checksum(line) == line->line_checksum && line->kind >= DPQ_SLOT_BASE &&
-           line->kind <= DPQ_SLOT_TAIL && at <= room && line->n_bytes <= room - at &&
-           line->n_tokens <= DPQ_TILE_TOKENS && line->dtype <= DPQ_BF16;
-}
-
 int dpq_reader_slot(const struct dpq_reader *reader, const struct dpq_slot_ref *ref, bool verify,
                     struct dpq_slot_view *ret_view)
 {
@@ -140,7 +97,7 @@ int dpq_reader_slot(const struct dpq_reader *reader, const struct dpq_slot_ref *
     atomic_init(&line.word, want);
     if (dpq_reader_check(reader, ref))
         return DPQ_E_GONE;
-    if (!line_good(reader, &line))
+    if (!arena_line_good(&reader->header, &line) || line.kind == SLOT_KIND_RECORD)
         return DPQ_E_CORRUPT;
     view = (struct dpq_slot_view){
         .kind = line.kind,

@@ -3,79 +3,92 @@
  *
  * The oldest goes first. Leased tiles are passed over: to evict them would give no room now. They
  * are few at the old end, because a tile is leased while somebody refers to it and joins the list
- * after that: a walk passes at most what was let go within the length of one lease.
+ * after that: a walk passes at most what was let go within the length of one lease. After a restart
+ * nobody knows what is leased, so nothing is evicted for that long.
+ *
+ * What is freed under a lease is BURIED in the arena, too: a process that takes the arena over does
+ * not use that room either before its clients' leases have expired.
  */
-#include <stdlib.h>
-
 #include "lib/store/store_internal.h"
 
 /* --- waiting for leases ----------------------------------------------------------------------- */
 
 void space_reap(struct store *store, uint64_t now_ns)
 {
-    while (store->limbo && store->limbo->until_ns <= now_ns) {
-        struct limbo *l = store->limbo;
+    while (store->limbo != SLOT_NIL) {
+        uint32_t slot = store->limbo;
+        struct grave *g = &store->entries[slot].grave;
 
-        for (size_t i = 0; i < ARRAY_SIZE(l->extents); i++)
-            if (l->extents[i].n_pages)
-                extent_give(&store->extents, l->extents[i].first_page, l->extents[i].n_pages);
-        store->limbo = l->next;
-        if (!store->limbo)
-            store->limbo_last = NULL;
-        free(l);
+        if (g->until_ns > now_ns)
+            break;
+        arena_release(&store->arena, slot);
+        extent_give(&store->extents, g->first_page, g->n_pages);
+        store->limbo = g->next;
+        if (store->limbo == SLOT_NIL)
+            store->limbo_last = SLOT_NIL;
+        g->role = ENTRY_NONE;
+        space_give_slot(store, slot);
     }
 }
 
 /* In the order of expiry; leases are granted for about the same time, so the end is near. */
-static void wait_for_lease(struct store *store, struct limbo *l)
+void space_wait(struct store *store, const struct place *place, uint64_t until_ns)
 {
-    struct limbo **at = &store->limbo;
+    uint32_t *at = &store->limbo;
+    struct grave *g = &store->entries[place->slot].grave, *last;
 
-    if (store->limbo_last && store->limbo_last->until_ns <= l->until_ns)
-        at = &store->limbo_last->next;
-    while (*at && (*at)->until_ns <= l->until_ns)
-        at = &(*at)->next;
-    l->next = *at;
-    *at = l;
-    if (!l->next)
-        store->limbo_last = l;
+    if (store->limbo_last != SLOT_NIL) {
+        last = &store->entries[store->limbo_last].grave;
+        if (last->until_ns <= until_ns)
+            at = &last->next;
+    }
+    while (*at != SLOT_NIL && store->entries[*at].grave.until_ns <= until_ns)
+        at = &store->entries[*at].grave.next;
+    *g = (struct grave){ .role = ENTRY_GRAVE,
+                         .next = *at,
+                         .until_ns = until_ns,
+                         .first_page = place->first_page,
+                         .n_pages = place->n_pages };
+    *at = place->slot;
+    if (g->next == SLOT_NIL)
+        store->limbo_last = place->slot;
 }
 
-void space_bury(struct store *store, struct limbo *owner, struct place *first, struct place *second,
-                uint64_t lease_until_ns, uint64_t now_ns)
+void space_bury(struct store *store, struct place *place, uint64_t lease_until_ns, uint64_t now_ns)
 {
-    struct place *places[2] = { first, second };
-
-    *owner = (struct limbo){ .until_ns = lease_until_ns };
-    for (size_t i = 0; i < ARRAY_SIZE(places); i++) {
-        struct place *p = places[i];
-
-        if (!p || p->slot == SLOT_NONE)
-            continue;
-        arena_release(&store->arena, p->slot);
-        space_give_slot(store, p->slot);
-        owner->extents[i].first_page = p->first_page;
-        owner->extents[i].n_pages = p->n_pages;
+    if (place->slot == SLOT_NIL)
+        return;
+    if (lease_until_ns <= now_ns) {
+        space_give(store, place);
+        return;
     }
-    wait_for_lease(store, owner);
-    space_reap(store, now_ns);
+    arena_bury(&store->arena, place->slot);
+    space_wait(store, place, lease_until_ns);
+    *place = (struct place)PLACE_NULL;
 }
 
 /* --- taking ----------------------------------------------------------------------------------- */
 
+static bool is_wanted(const struct tile *tile, uint64_t now_ns)
+{
+    return tile->lease_until_ns > now_ns || tile->n_readers;
+}
+
 static bool evict_one(struct store *store, uint64_t now_ns)
 {
-    struct tile *t = store->oldest;
+    uint32_t number = store->oldest;
 
-    while (t && t->lease_until_ns > now_ns)
-        t = t->newer;
-    if (!t)
+    if (now_ns < store->grace_until_ns)
         return false;
-    tile_evict(t, now_ns);
+    while (number != SLOT_NIL && is_wanted(&store->entries[number].tile, now_ns))
+        number = store->entries[number].tile.newer;
+    if (number == SLOT_NIL)
+        return false;
+    tile_evict(&store->entries[number].tile, now_ns);
     return true;
 }
 
-int space_take_slot(struct store *store, uint64_t now_ns, uint64_t *ret_slot)
+int space_take_slot(struct store *store, uint64_t now_ns, uint32_t *ret_slot)
 {
     while (!store->n_free_slots)
         if (!evict_one(store, now_ns))
@@ -84,20 +97,24 @@ int space_take_slot(struct store *store, uint64_t now_ns, uint64_t *ret_slot)
     return 0;
 }
 
-void space_give_slot(struct store *store, uint64_t slot)
+void space_give_slot(struct store *store, uint32_t slot)
 {
-    store->free_slots[store->n_free_slots++] = slot;
+    if (store->arena.generations[slot] >= ARENA_MAX_GENERATION)
+        store->n_retired_slots++;
+    else
+        store->free_slots[store->n_free_slots++] = slot;
 }
 
 int space_take(struct store *store, uint64_t n_bytes, uint64_t now_ns, struct place *ret_place)
 {
     uint64_t n_pages = n_bytes / ARENA_PAGE + !!(n_bytes % ARENA_PAGE);
-    struct place p = { .n_bytes = n_bytes };
+    struct place p = { .n_bytes = (uint32_t)n_bytes };
     int r;
 
     space_reap(store, now_ns);
     /* hopeless: then the cache is worth more than the attempt */
-    if (n_pages > store->extents.n_pages - store->extents.n_used + store->n_unreferenced_pages)
+    if (n_bytes > UINT32_MAX ||
+        n_pages > store->extents.n_pages - store->extents.n_used + store->n_unreferenced_pages)
         return STORE_E_FULL;
     p.n_pages = (uint32_t)n_pages;
     r = space_take_slot(store, now_ns, &p.slot);
@@ -115,7 +132,7 @@ int space_take(struct store *store, uint64_t n_bytes, uint64_t now_ns, struct pl
 
 void space_give(struct store *store, struct place *place)
 {
-    if (place->slot == SLOT_NONE)
+    if (place->slot == SLOT_NIL)
         return;
     arena_release(&store->arena, place->slot);
     space_give_slot(store, place->slot);

@@ -1,6 +1,6 @@
 #pragma once
 
-/* What store.c, space.c and tail.c share. */
+/* What the store's files share: places, entries, strips, room. */
 
 #include <pthread.h>
 
@@ -11,59 +11,93 @@
 #include "lib/store/map.h"
 #include "lib/store/store.h"
 
-#define SLOT_NONE UINT64_MAX
+#define SLOT_NONE UINT64_MAX /* in what is handed out */
+#define SLOT_NIL  UINT32_MAX /* in here */
 
 /* Where one object lies, as the daemon knows it: this, not the arena, is what it trusts. */
 struct place {
-    uint64_t slot; /* SLOT_NONE: there is no such object */
-    uint64_t generation;
-    uint32_t first_page, n_pages; /* of the extents; n_pages 0: none */
-    uint64_t n_bytes;
-    uint64_t checksum;
+    uint32_t slot;                /* SLOT_NIL: there is no such object */
+    uint32_t first_page, n_pages; /* of the extent; n_pages 0: none */
+    uint32_t n_bytes;             /* committed */
 };
 #define PLACE_NULL \
     { \
-        .slot = SLOT_NONE \
+        .slot = SLOT_NIL \
     }
 
-/* An object that is gone, but whose extents wait for a lease to expire. The first member of what
- * owns them, so that waiting takes no memory that might not be there. */
-struct limbo {
-    struct limbo *next; /* expires at the same time or later */
-    uint64_t until_ns;
-    struct {
-        uint32_t first_page, n_pages;
-    } extents[2];
+enum entry_role {
+    ENTRY_NONE = 0, /* free, or somebody's second slot */
+    ENTRY_TILE,     /* the slot is a tile's base object */
+    ENTRY_GRAVE,
 };
 
+enum {
+    TILE_UNCHECKED = 1, /* not looked at since the store was attached */
+    TILE_CONDEMNED = 2, /* corrupt: not in the index, freed with the last reference */
+};
+
+/* The number of a tile is its base object's slot. */
 struct tile {
-    struct limbo limbo;
+    uint32_t role; /* enum entry_role, of whatever is here */
+    uint32_t flags;
     struct store *store;
     uint8_t key[32];
     struct place base, fine;
-    uint64_t n_numbers;
     uint64_t lease_until_ns;
-    uint64_t n_refs;
-    struct tile *older, *newer; /* among the unreferenced */
+    uint32_t n_numbers, n_refs, n_readers;
+    uint32_t older, newer; /* among the unreferenced; SLOT_NIL: none */
 };
+
+/* A slot that is BURIED in the arena until a lease has expired. */
+struct grave {
+    uint32_t role;
+    uint32_t next; /* expires at the same time or later; SLOT_NIL: none */
+    uint64_t until_ns;
+    uint32_t first_page, n_pages;
+};
+
+/* Private, one a slot: only those in use are ever touched. */
+union slot_entry {
+    struct tile tile;
+    struct grave grave;
+};
+
+struct strip;
 
 struct store {
     pthread_mutex_t mutex;
+    pthread_cond_t scrubbed; /* something is not being read by the scrubber any more */
     struct map map;
     int ro_fd;
+    bool verify_reads;
+    uint64_t grace_until_ns;
     struct arena arena;
     struct extent_map extents;
     struct index index;
-    uint64_t *free_slots; /* a stack */
-    uint64_t n_free_slots;
-    struct tile *oldest, *newest; /* the unreferenced, as they lost their last reference */
+    union slot_entry *entries; /* [n_slots] */
+    uint32_t *free_slots;      /* a stack */
+    uint64_t n_free_slots, n_retired_slots;
+    uint32_t oldest, newest; /* the unreferenced, as they lost their last reference */
     uint64_t n_unreferenced_pages;
-    struct limbo *limbo, *limbo_last;
-    uint64_t n_tails;
+    uint32_t limbo, limbo_last; /* graves, by expiry */
+    struct strip *strips;       /* all tails and records */
+    uint64_t scrub_slot;        /* the scrubber's next slot; behind the last: it is at strips */
+    bool in_strips;
+    struct strip *scrub_strip; /* its next strip; NULL: none is left */
     store_evicted_fn evicted;
     void *user;
     struct store_stats stats; /* used_bytes is computed */
 };
+
+static inline void store_lock(struct store *store)
+{
+    pthread_mutex_lock(&store->mutex);
+}
+
+static inline void store_unlock(struct store *store)
+{
+    pthread_mutex_unlock(&store->mutex);
+}
 
 /* --- space.c: slots and extents; the mutex is held ------------------------------------------- */
 
@@ -76,35 +110,122 @@ int space_take(struct store *store, uint64_t n_bytes, uint64_t now_ns,
                struct place *ret_place) _must_check_;
 
 /** space_take_slot() - a slot alone */
-int space_take_slot(struct store *store, uint64_t now_ns, uint64_t *ret_slot) _must_check_;
+int space_take_slot(struct store *store, uint64_t now_ns, uint32_t *ret_slot) _must_check_;
 
-void space_give_slot(struct store *store, uint64_t slot);
+/** space_give_slot() - one that is FREE in the arena, or worn out */
+void space_give_slot(struct store *store, uint32_t slot);
 
 /** space_give() - slot FREE in the arena, extent free; place becomes PLACE_NULL */
 void space_give(struct store *store, struct place *place);
 
-/**
- * space_bury() - slots FREE now, extents free when the lease has expired, owner freed
- * @owner:  the first member of what holds the places; malloc'ed; gone after the call, or later
- * @second: may be NULL or PLACE_NULL
- */
-void space_bury(struct store *store, struct limbo *owner, struct place *first, struct place *second,
-                uint64_t lease_until_ns, uint64_t now_ns);
+/** space_bury() - the same when the lease has expired; until then BURIED. Works on PLACE_NULL */
+void space_bury(struct store *store, struct place *place, uint64_t lease_until_ns, uint64_t now_ns);
 
 /** space_reap() - what has waited long enough; all of it at UINT64_MAX */
 void space_reap(struct store *store, uint64_t now_ns);
+
+/** space_wait() - a slot that is BURIED in the arena waits. For space_bury(), and what an earlier
+ *  process buried */
+void space_wait(struct store *store, const struct place *place, uint64_t until_ns);
 
 static inline uint8_t *place_bytes(const struct store *store, const struct place *place)
 {
     return arena_extent(&store->arena, place->first_page);
 }
 
-static inline uint64_t place_cost(const struct place *place)
+static inline uint32_t pages_of(uint64_t n_bytes)
 {
-    return place->slot == SLOT_NONE ? 0 : (uint64_t)place->n_pages * ARENA_PAGE + ARENA_LINE_BYTES;
+    return (uint32_t)(n_bytes / ARENA_PAGE + !!(n_bytes % ARENA_PAGE));
 }
 
-/* --- store.c ---------------------------------------------------------------------------------- */
+static inline uint64_t place_cost(const struct place *place)
+{
+    return place->slot == SLOT_NIL ? 0 : (uint64_t)place->n_pages * ARENA_PAGE + ARENA_LINE_BYTES;
+}
 
-/** tile_evict() - an unreferenced one. The mutex is held */
+/** place_intact() - line and bytes match their checksums; the mutex need not be held by who keeps
+ *  the object from being freed */
+bool place_intact(const struct store *store, const struct place *place);
+
+struct store_object place_object(const struct store *store, const struct place *place,
+                                 uint64_t generation);
+
+/* --- store_tile.c; the mutex is held ------------------------------------------------------------
+ */
+
+/** tile_list_append() - of the unreferenced, the one that was let go last */
+void tile_list_append(struct tile *tile);
+
+/** tile_evict() - an unreferenced one */
 void tile_evict(struct tile *tile, uint64_t now_ns);
+
+/** tile_condemn() - what was found corrupt is not found by its key any more */
+void tile_condemn(struct tile *tile);
+
+static inline void tile_count(struct store *store, const struct tile *tile)
+{
+    store->stats.n_tiles++;
+    store->stats.tile_bytes += place_cost(&tile->base) + place_cost(&tile->fine);
+    store->stats.tile_numbers += tile->n_numbers;
+}
+
+/* --- strip.c: what grows ------------------------------------------------------------------------
+ */
+
+/* A tail or a record: one extent, and two slots that are committed in turn. */
+struct strip {
+    struct store *store;
+    struct strip *prev, *next; /* of all in the store */
+    uint32_t slots[2];         /* SLOT_NIL: has to be taken yet (after a recovery) */
+    int at;                    /* which is committed; -1: none yet */
+    uint64_t generation;       /* of that slot */
+    uint32_t first_page, n_pages;
+    uint64_t n_bytes, room_bytes;
+    uint64_t lease_until_ns;
+    struct arena_line line;   /* what both slots say, but for the length */
+    struct hash_stream *hash; /* over n_bytes; NULL: recovered and not looked at */
+    bool being_scrubbed;
+};
+
+/**
+ * strip_init() - room for room_bytes
+ * @line: kind and what else does not change
+ * Return: 0; STORE_E_FULL; -ENOMEM.
+ */
+int strip_init(struct strip *strip, struct store *store, const struct arena_line *line,
+               uint64_t room_bytes, uint64_t now_ns) _must_check_;
+
+/** strip_recover() - one that is committed in a slot already; the store is not shared yet */
+void strip_recover(struct strip *strip, struct store *store, const struct arena_line *line,
+                   uint32_t slot);
+
+/** strip_check() - verified now, or before. Thread: the one that grows it */
+int strip_check(struct strip *strip) _must_check_;
+
+/** strip_grow() - see tail_grow(). @n_tokens: what the line says from now on */
+int strip_grow(struct strip *strip, const void *bytes, uint64_t n_bytes,
+               uint32_t n_tokens) _must_check_;
+struct store_object strip_object(struct strip *strip);
+void strip_lease(struct strip *strip, uint64_t until_ns);
+
+/** strip_deinit() - frees slots and extent in the arena. Return: freed bytes */
+uint64_t strip_deinit(struct strip *strip, uint64_t now_ns);
+
+/** strip_forget() - frees memory alone */
+void strip_forget(struct strip *strip);
+
+/* The first of the given kind, from strip on. */
+struct strip *strip_of_kind(struct strip *strip, uint32_t kind);
+
+/* --- tail.c, store_record.c ---------------------------------------------------------------------
+ */
+
+/** tail_recover(), record_recover() - memory for what a line names; then strip_recover() */
+int tail_recover(struct store *store, const struct arena_line *line, uint32_t slot) _must_check_;
+int record_recover(struct store *store, const struct arena_line *line, uint32_t slot) _must_check_;
+
+/* --- store.c, store_recover.c -------------------------------------------------------------------
+ */
+
+/** recover_slots() - from the arena's lines all that is private. The store is not shared yet */
+int recover_slots(struct store *store, struct store_recovery *ret_recovery) _must_check_;

@@ -84,7 +84,7 @@ static void put_tail(struct fixture *f)
     assert_int_equal(tail_new(f->store, 1, f->profile.id, DPQ_F16, f->row_bytes, N_TILES * 128,
                               100 + N_TILES * 128, 0, &f->tail),
                      0);
-    tail_grow(f->tail, f->rows + at, N_TAIL);
+    assert_int_equal(tail_grow(f->tail, f->rows + at, N_TAIL), 0);
     memcpy(f->expected + at, f->rows + at, N_TAIL * f->row_bytes);
     tail_object(f->tail, &object);
     f->found.tail = object.ref;
@@ -266,7 +266,7 @@ static void test_changed(void **state)
     args = arguments(f, 0, N_TOKENS, 0, 3, out);
     assert_int_equal(dpq_client_decode(&f->client, &args, &error), 0);
 
-    tail_grow(f->tail, f->rows, 1);
+    assert_int_equal(tail_grow(f->tail, f->rows, 1), 0);
     assert_int_equal(dpq_client_decode(&f->client, &args, &error), DPQ_CLIENT_ABORTED);
     assert_string_equal(error.reason, "GONE");
     args = arguments(f, 0, N_TILES * 128, 0, 3, out); /* the tiles are still there */

@@ -120,7 +120,7 @@ static void test_line_bounds(void **state)
         memcpy((uint8_t *)line + 8, (uint8_t *)&good + 8, sizeof(good) - 8);
         switch (i) {
         case 0:
-            line->n_bytes = UINT64_MAX;
+            line->n_bytes = UINT32_MAX;
             break;
         case 1:
             line->n_bytes = MIB;

@@ -82,7 +82,8 @@ static void test_verify(void **state)
 {
     struct counted c = { 0 };
     struct store *s = new_store(MIB, &c);
-    struct tile *t;
+    struct tile *t, *again;
+    uint8_t key[32];
 
     (void)state;
     assert_int_equal(put(s, 1, 5000, 300, &t), 0);
@@ -92,12 +93,24 @@ static void test_verify(void **state)
 
         for (size_t bit = 0; bit < 8 * (k ? 300 : 5000); bit += k ? 1 : 7) {
             bytes[bit / 8] ^= (uint8_t)(1 << bit % 8);
-            assert_int_equal(tile_verify(t), 1);
+            assert_false(place_intact(s, k ? &t->fine : &t->base));
             bytes[bit / 8] ^= (uint8_t)(1 << bit % 8);
         }
     }
     assert_int_equal(tile_verify(t), 0);
-    tile_unref(t, false, 0, NULL);
+    place_bytes(s, &t->fine)[299] ^= 1;
+    assert_int_equal(tile_verify(t), STORE_E_CORRUPT);
+    place_bytes(s, &t->fine)[299] ^= 1;
+    assert_int_equal(tile_check(t), STORE_E_CORRUPT); /* once is enough */
+    make_key(key, 1);
+    assert_int_equal(store_get(s, key, &again), STORE_E_NONE);
+    assert_int_equal(put(s, 1, 5000, 300, &again), 0); /* and can be stored afresh */
+    assert_true(again != t);
+    assert_int_equal(stats(s).n_corrupt, 1);
+    tile_unref(t, false, 0, NULL); /* is not kept */
+    assert_int_equal(stats(s).n_tiles, 1);
+    tile_unref(again, false, 0, NULL);
+    assert_true(drains(s));
     store_free(s);
 }
 
@@ -294,6 +307,47 @@ static void test_sizes(void **state)
     assert_null(store_free(NULL));
 }
 
+/* The fine object goes for good, and never while somebody reads it or a lease lasts. */
+static void test_drop_fine(void **state)
+{
+    struct counted c = { 0 };
+    struct store *s = new_store(MIB, &c);
+    struct store_object base, fine, old;
+    struct tile *t;
+    uint64_t freed = 0;
+
+    (void)state;
+    assert_int_equal(put(s, 1, 5000, 300, &t), 0);
+    tile_objects(t, &base, &old);
+    tile_hold(t);
+    tile_hold(t);
+    tile_let_go(t);
+    assert_int_equal(tile_drop_fine(t, 0, &freed), STORE_E_BUSY);
+    assert_true(are_bytes(old.bytes, 300, ~(uint64_t)1));
+    tile_let_go(t);
+    tile_lease(t, 50);
+    assert_int_equal(tile_drop_fine(t, 10, &freed), 0);
+    assert_int_equal(freed, 4096 + ARENA_LINE_BYTES);
+    assert_int_equal(tile_drop_fine(t, 10, &freed), STORE_E_NONE);
+    assert_int_equal(freed, 0);
+    assert_true(s->arena.lines[old.ref.slot].word == slot_word(old.ref.generation, SLOT_BURIED));
+    assert_int_equal(stats(s).used_bytes, 3 * 4096);
+    space_reap(s, 50);
+    assert_int_equal(stats(s).used_bytes, 2 * 4096);
+    assert_true(s->arena.lines[old.ref.slot].word == slot_word(old.ref.generation + 1, SLOT_FREE));
+    tile_objects(t, &base, &fine);
+    assert_int_equal(fine.n_bytes, 0);
+    assert_true(are_bytes(base.bytes, 5000, 1));
+    assert_int_equal(stats(s).n_fine_dropped, 1);
+    tile_unref(t, true, 50, NULL);
+    assert_true(drains(s));
+    assert_int_equal(put(s, 2, 5000, 300, &t), 0); /* of one that nobody refers to */
+    tile_unref(t, false, 50, NULL);
+    assert_int_equal(tile_drop_fine(t, 50, &freed), 0);
+    assert_true(drains(s));
+    store_free(s);
+}
+
 /* --- failing allocations ---------------------------------------------------------------------- */
 
 void *__real_malloc(size_t n);
@@ -358,6 +412,7 @@ static int live(void)
     struct dpq_reader *reader = NULL;
     struct store *s = NULL;
     struct tile *t = NULL;
+    struct record *record = NULL;
     struct tail *tail = NULL;
     int r;
 
@@ -367,8 +422,11 @@ static int live(void)
     if (!r)
         r = tail_new(s, 1, ZERO, 0, 16, 0, 0, 0, &tail);
     if (!r)
+        r = record_new(s, 1, BYTES, 10, 100, NULL, 0, &record);
+    if (!r)
         r = dpq_reader_new(store_ro_fd(s), &reader, NULL);
     tail_free(tail, 0, NULL);
+    record_free(record, 0);
     tile_unref(t, false, 0, NULL);
     dpq_reader_free(reader);
     assert_true(!s || drains(s));
@@ -577,12 +635,13 @@ static void test_same_key(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_put_get),    cmocka_unit_test(test_without_fine),
-        cmocka_unit_test(test_verify),     cmocka_unit_test(test_line),
-        cmocka_unit_test(test_eviction),   cmocka_unit_test(test_hopeless),
-        cmocka_unit_test(test_slots),      cmocka_unit_test(test_lease),
-        cmocka_unit_test(test_sizes),      cmocka_unit_test(test_allocations),
-        cmocka_unit_test(test_concurrent), cmocka_unit_test(test_same_key),
+        cmocka_unit_test(test_put_get),     cmocka_unit_test(test_without_fine),
+        cmocka_unit_test(test_verify),      cmocka_unit_test(test_line),
+        cmocka_unit_test(test_eviction),    cmocka_unit_test(test_hopeless),
+        cmocka_unit_test(test_slots),       cmocka_unit_test(test_lease),
+        cmocka_unit_test(test_sizes),       cmocka_unit_test(test_drop_fine),
+        cmocka_unit_test(test_allocations), cmocka_unit_test(test_concurrent),
+        cmocka_unit_test(test_same_key),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

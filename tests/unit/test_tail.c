@@ -37,10 +37,10 @@ static void test_grow(void **state)
     tail_object(tail, &o);
     assert_true(o.ref.slot == SLOT_NONE); /* nothing to be seen before the first rows */
     assert_int_equal(dpq_reader_new(store_ro_fd(s), &reader, NULL), 0);
-    tail_grow(tail, rows, 5);
+    assert_int_equal(tail_grow(tail, rows, 5), 0);
     tail_object(tail, &old);
     assert_int_equal(dpq_reader_slot(reader, &old.ref, true, &old_view), 0);
-    tail_grow(tail, rows + 5 * ROW, 123);
+    assert_int_equal(tail_grow(tail, rows + 5 * ROW, 123), 0);
     tail_object(tail, &o);
     assert_int_equal(dpq_reader_slot(reader, &o.ref, true, &view), 0);
     assert_int_equal(view.kind, DPQ_SLOT_TAIL);
@@ -80,7 +80,7 @@ static void test_row_by_row(void **state)
     fill_bytes(rows, sizeof(rows), 2);
     assert_int_equal(dpq_reader_new(store_ro_fd(s), &reader, NULL), 0);
     for (uint32_t i = 0; i < 128; i++) {
-        tail_grow(tail, rows + i * ROW, 1);
+        assert_int_equal(tail_grow(tail, rows + i * ROW, 1), 0);
         tail_object(tail, &o);
         assert_int_equal(dpq_reader_slot(reader, &o.ref, true, &view), 0);
         assert_int_equal(view.n_tokens, i + 1);
@@ -112,7 +112,7 @@ static void test_line(void **state)
     (void)state;
     fill_bytes(profile, sizeof(profile), 3);
     assert_int_equal(tail_new(s, 77, profile, DPQ_F32, ROW, 128, 1128, 0, &tail), 0);
-    tail_grow(tail, rows, 3);
+    assert_int_equal(tail_grow(tail, rows, 3), 0);
     tail_object(tail, &o);
     line = &s->arena.lines[o.ref.slot];
     assert_true(line->word == slot_word(o.ref.generation, SLOT_COMMITTED));
@@ -141,7 +141,7 @@ static void test_lease(void **state)
 
     (void)state;
     fill_bytes(row, sizeof(row), 4);
-    tail_grow(tail, row, 1);
+    assert_int_equal(tail_grow(tail, row, 1), 0);
     tail_object(tail, &o);
     tail_lease(tail, 500);
     tail_lease(tail, 400); /* never shorter */
@@ -231,7 +231,7 @@ static void test_watched(void **state)
         assert_int_equal(dpq_reader_new(store_ro_fd(s), &w.reader, NULL), 0);
         assert_int_equal(pthread_create(&thread, NULL, look_on, &w), 0);
         for (uint32_t i = 0; i < 128; i++)
-            tail_grow(w.tail, rows + i * ROW, 1);
+            assert_int_equal(tail_grow(w.tail, rows + i * ROW, 1), 0);
         while (!atomic_load(&w.n_seen))
             sched_yield();
         atomic_store(&w.stop, 1);

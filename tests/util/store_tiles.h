@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "lib/base/rng.h"
 #include "lib/store/store_internal.h"
@@ -103,6 +104,23 @@ static inline struct store *new_store(uint64_t bytes, struct counted *c)
     return s;
 }
 
+/* The arena as a later process finds it: what is in memory of this one is gone. */
+static inline struct store *reopen(struct store *s, uint64_t grace_until_ns, struct counted *c,
+                                   struct store_recovery *ret_recovery)
+{
+    const struct store_options options = {
+        .tenant = "t", .grace_until_ns = grace_until_ns, .evicted = count_evicted, .user = c
+    };
+    struct map map = MAP_NULL;
+    int fd = dup(store_fd(s));
+
+    store_free(s);
+    s = NULL;
+    if (map_adopt(fd, &map) || store_attach(&map, &options, ret_recovery, &s))
+        abort();
+    return s;
+}
+
 static inline struct store_stats stats(struct store *s)
 {
     struct store_stats st;
@@ -116,8 +134,8 @@ static inline bool drains(struct store *s)
 {
     struct store_stats st;
 
-    while (s->oldest) {
-        struct tile *t = s->oldest;
+    while (s->oldest != SLOT_NIL) {
+        struct tile *t = &s->entries[s->oldest].tile;
 
         tile_ref(t);
         tile_unref(t, /* discard= */ true, 0, NULL);

@@ -1,0 +1,97 @@
+/*
+ * The scrubber: a little of the arena at a time, again and again
+ *
+ * Tiles by their slots, then tails and records. What is being read is kept by a mark: a tile is
+ * passed over by evictions, and who wants to free it, or a strip, waits. To be read by the scrubber
+ * does not make a tile younger.
+ */
+#include "lib/store/store_internal.h"
+
+enum { MAX_SLOTS = 65536 };
+
+/* The next tile from where it stopped; NULL: none within reach. */
+static struct tile *next_tile(struct store *s, uint32_t *slots_left)
+{
+    for (; s->scrub_slot < s->arena.header.n_slots && *slots_left; --*slots_left) {
+        struct tile *t = &s->entries[s->scrub_slot++].tile;
+
+        if (t->role == ENTRY_TILE && !(t->flags & TILE_CONDEMNED))
+            return t;
+    }
+    return NULL;
+}
+
+static void scrub_tile(struct store *s, struct tile *t, uint64_t now_ns, struct store_scrubbed *sum)
+{
+    struct place base = t->base, fine = t->fine;
+    bool good;
+
+    t->n_readers++;
+    store_unlock(s);
+    good = place_intact(s, &base) && place_intact(s, &fine);
+    store_lock(s);
+    t->n_readers--;
+    pthread_cond_broadcast(&s->scrubbed);
+    sum->n_bytes += (uint64_t)base.n_bytes + (fine.slot == SLOT_NIL ? 0 : fine.n_bytes);
+    sum->n_objects++;
+    if (good) {
+        t->flags &= ~(uint32_t)TILE_UNCHECKED;
+        return;
+    }
+    sum->n_corrupt++;
+    tile_condemn(t);
+    if (!t->n_refs)
+        tile_evict(t, now_ns);
+}
+
+static void scrub_strip(struct store *s, struct strip *strip, struct store_scrubbed *sum)
+{
+    struct place p = { .first_page = strip->first_page };
+    uint64_t checksum = strip->line.checksum;
+
+    if (strip->at < 0)
+        return;
+    p.slot = strip->slots[strip->at];
+    p.n_bytes = (uint32_t)strip->n_bytes;
+    checksum = s->arena.lines[p.slot].checksum;
+    strip->being_scrubbed = true;
+    store_unlock(s);
+    /* it may grow meanwhile: behind these bytes, into another line */
+    if (hash_xxh3(place_bytes(s, &p), p.n_bytes) != checksum)
+        sum->n_corrupt++;
+    store_lock(s);
+    strip->being_scrubbed = false;
+    pthread_cond_broadcast(&s->scrubbed);
+    sum->n_bytes += p.n_bytes;
+    sum->n_objects++;
+}
+
+void store_scrub(struct store *store, uint64_t max_bytes, uint64_t now_ns,
+                 struct store_scrubbed *ret_scrubbed)
+{
+    struct store_scrubbed sum = { 0 };
+    uint32_t slots_left = MAX_SLOTS;
+    struct tile *t;
+
+    store_lock(store);
+    while (sum.n_bytes < max_bytes && slots_left && (t = next_tile(store, &slots_left)))
+        scrub_tile(store, t, now_ns, &sum);
+    if (store->scrub_slot >= store->arena.header.n_slots) {
+        if (!store->in_strips)
+            store->scrub_strip = store->strips;
+        store->in_strips = true;
+        while (sum.n_bytes < max_bytes && slots_left-- && store->scrub_strip) {
+            struct strip *strip = store->scrub_strip;
+
+            store->scrub_strip = strip->next;
+            scrub_strip(store, strip, &sum);
+        }
+        if (!store->scrub_strip) {
+            store->in_strips = false;
+            store->scrub_slot = 0;
+            sum.wrapped = true;
+        }
+    }
+    store_unlock(store);
+    *ret_scrubbed = sum;
+}
