@@ -362,6 +362,21 @@ static void test_constants(void **state)
     assert_true(oracle_prints(risk_certificate_flip_factor(.95, 128), 9.434584, 1e-6));
 }
 
+/* forms.py E: error energy added by wrong codes, one in a thousand, in a ring of scale .35 */
+static void test_wrong_codes(void **state)
+{
+    double words[32], difference = 0;
+
+    (void)state;
+    oracle_ring16(.35, words);
+    for (int i = 0; i < 32; i++)
+        difference += 2 * words[i] * words[i] / 16 / 2;
+    assert_true(
+        oracle_prints(.001 * difference * risk_certificate_flip_factor(1, 32), .00407, 1e-5));
+    assert_true(
+        oracle_prints(.01 * difference * risk_certificate_flip_factor(.95, 32), .01862, 1e-5));
+}
+
 /* Without residual energy nothing is known; without a loop nothing can grow. */
 static void test_ends(void **state)
 {
@@ -690,15 +705,11 @@ static void test_chain_over_layers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_oracle_certificates),
-        cmocka_unit_test(test_batch_limits),
-        cmocka_unit_test(test_ewma_limit),
-        cmocka_unit_test(test_bets),
-        cmocka_unit_test(test_bets_are_for_good),
-        cmocka_unit_test(test_bets_do_not_lie),
-        cmocka_unit_test(test_weak_direction),
-        cmocka_unit_test(test_constants),
-        cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_oracle_certificates), cmocka_unit_test(test_batch_limits),
+        cmocka_unit_test(test_ewma_limit),          cmocka_unit_test(test_bets),
+        cmocka_unit_test(test_bets_are_for_good),   cmocka_unit_test(test_bets_do_not_lie),
+        cmocka_unit_test(test_weak_direction),      cmocka_unit_test(test_constants),
+        cmocka_unit_test(test_wrong_codes),         cmocka_unit_test(test_ends),
         cmocka_unit_test(test_chain_over_layers),
     };
 
