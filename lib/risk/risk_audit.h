@@ -3,9 +3,10 @@
 /*
  * The audit: what each reference would do for a stream, foretold and measured, and what was chosen
  *
- *   risk_audit.c          choosing, and saying why
- *   risk_audit_measure.c  one reference's entry from arrays
- *   risk_audit_file.c     rows to bytes and back
+ *   risk_audit.c              choosing, and saying why
+ *   risk_audit_measure.c      one reference's entry from arrays
+ *   risk_audit_file.c         rows to bytes and back
+ *   risk_audit_calibration.c  what the monitor starts from
  *
  * A row is one stream. "Bits" are per number and relative to no reference at the same code: the
  * error falls by a factor 4^-bits. Thread: any, for all functions; nothing allocates.
@@ -27,31 +28,34 @@ enum risk_reference {
     RISK_N_REFERENCES,
 };
 
+/* Which fields of an entry are set. */
 enum risk_audit_flag {
-    RISK_AUDIT_PREDICTED = 1 << 0, /* residual_ratio … eta_u are set */
-    RISK_AUDIT_CERTIFIED = 1 << 1, /* kappa_plus, kappa_l_plus, margin, error_base are set: the
-                                      margin says whether it is stable */
-    RISK_AUDIT_FINE = 1 << 2,      /* error_fine is set */
-    RISK_AUDIT_COMPARED = 1 << 3,  /* measured_bits is set */
+    RISK_AUDIT_PREDICTED = 1 << 0, /* residual_ratio … eta_u, energy, moment_ratio */
+    RISK_AUDIT_CERTIFIED = 1 << 1, /* loop_gain … error_base; the margin has the verdict */
+    RISK_AUDIT_FINE = 1 << 2,      /* error_fine */
+    RISK_AUDIT_COMPARED = 1 << 3,  /* measured_bits */
     RISK_AUDIT_ALL = 15,
 };
 
+/* Energies are in input units, squared. Subspaces looked at: see struct risk_audit_budget. */
 struct risk_audit_entry {
     uint8_t flags;        /* of enum risk_audit_flag; 0: not measured, the rest is 0 */
     uint8_t tier;         /* enum risk_shape_tier: the weakest that ln_eta rests on */
     uint32_t n_tokens;    /* that all of it was measured on */
     float residual_ratio; /* E|d|² / E|x|², closed loop */
-    float domination; /* λ_max(S_x^-1/2 S_d S_x^-1/2), the largest of all subspaces; < 1: holds */
+    float domination;     /* λ_max(S_x^-1/2 S_d S_x^-1/2) of the worst subspace; < 1: holds */
     float predicted_bits; /* from η and reverse water-filling at the base code's rate */
-    float ln_eta,
-        eta_u;          /* mean over the subspaces looked at, and its uncertainty; INFINITY: none */
-    float loop_gain;    /* E|A e|² / E|e|²; 0 without a loop */
-    float kappa_plus;   /* 99 % upper limit of the trace's loop gain */
-    float kappa_l_plus; /* the same of the worst direction of the worst subspace */
-    float margin;     /* -½ ln of the larger in time, of the trace's in depth; INFINITY: no loop */
-    float error_base; /* held-out |e|² per number, base plane; input units, squared */
-    float error_fine; /* both planes */
-    float measured_bits; /* from error_base, against no reference */
+    float ln_eta;         /* mean over the subspaces looked at */
+    float eta_u;          /* the largest uncertainty among them; INFINITY: unknown */
+    float loop_gain;      /* E|A e|² / E|e|²; 0 without a loop */
+    float kappa_plus;     /* 99 % upper limit of the trace's loop gain */
+    float kappa_l_plus;   /* the same of the worst direction of the worst subspace */
+    float margin;         /* -½ ln κ+, of the larger in time; INFINITY: no loop */
+    float error_base;     /* held-out |e|² per number, base plane */
+    float error_fine;     /* both planes */
+    float measured_bits;  /* from error_base, against no reference */
+    float energy;         /* |x|² per number */
+    float moment_ratio; /* E|d| / sqrt(E|d|²) of whole vectors: their shape, to notice drift by */
 };
 
 enum risk_audit_reason {
@@ -149,14 +153,31 @@ void risk_audit_measure(const struct risk_audit_input *input,
                         const struct risk_audit_budget *budget, double *scratch,
                         struct risk_audit_entry *ret_entry);
 
+/* --- for the monitor ------------------------------------------------------------------------- */
+
+struct risk_calibration;
+
+/**
+ * risk_audit_calibration() - what a stream's monitor starts from
+ * @reference: that the stream uses; usually row->reference
+ * @factor:    D_tol over the held-out error, >= 2; 2 puts a stationary stream at μ = .5
+ *
+ * D_tol is absolute. For a reference it is no larger than the error without, which is what Red
+ * falls back to, unless that is below twice its own. V is Theorem 1's, without help from
+ * correlation, and is left out in depth, where the layers below are needed for it. κ_L+ counts in
+ * time only. Return: false when the row has no held-out error of this reference.
+ */
+bool risk_audit_calibration(const struct risk_audit_row *row, uint32_t reference, uint32_t head_dim,
+                            double factor, struct risk_calibration *ret_calibration);
+
 /* --- as bytes -------------------------------------------------------------------------------- */
 
 /*
  * Little-endian, version 1:
  *
- *   header, 24 bytes   "DPQAUDIT"  u32 version  u32 row_bytes = 288  u32 n_rows  u32 0
+ *   header, 24 bytes   "DPQAUDIT"  u32 version  u32 row_bytes = 328  u32 n_rows  u32 0
  *   each row           u16 layer, kind, head; u8 reference, reason; five entries
- *   each entry, 56     u8 flags, tier; u16 0; u32 n_tokens; 12 × f32 in the order of struct
+ *   each entry, 64     u8 flags, tier; u16 0; u32 n_tokens; 14 × f32 in the order of struct
  *                      risk_audit_entry
  *
  * Rows ascend by (layer, kind, head). Nothing follows the last one. No value is NaN.

@@ -13,7 +13,7 @@
 
 #include "lib/risk/risk_audit.h"
 
-enum { HEADER_BYTES = 24, ROW_HEAD_BYTES = 8, ENTRY_BYTES = 56, N_FLOATS = 12 };
+enum { HEADER_BYTES = 24, ROW_HEAD_BYTES = 8, ENTRY_BYTES = 64, N_FLOATS = 14 };
 enum { ROW_BYTES = ROW_HEAD_BYTES + RISK_N_REFERENCES * ENTRY_BYTES };
 
 static const char MAGIC[8] = { 'D', 'P', 'Q', 'A', 'U', 'D', 'I', 'T' };
@@ -35,6 +35,8 @@ static const struct {
     { offsetof(struct risk_audit_entry, error_base), false },
     { offsetof(struct risk_audit_entry, error_fine), false },
     { offsetof(struct risk_audit_entry, measured_bits), true },
+    { offsetof(struct risk_audit_entry, energy), false },
+    { offsetof(struct risk_audit_entry, moment_ratio), false },
 };
 
 static void put16(uint8_t *p, uint16_t v)

@@ -30,6 +30,7 @@ struct work {
     double *shape_x, *shape_d; /* [dsub][n_sample] */
     double *rest;
     double energy_x, energy_d; /* of all */
+    double first_d;            /* sum of |d| */
 };
 
 static double square_of(const float *v, uint32_t n)
@@ -72,6 +73,7 @@ static void set_up(struct work *w, const struct risk_audit_input *in,
 
         w->energy_x += x2;
         w->energy_d += d2;
+        w->first_d += sqrt(d2);
         w->rms_x[t] = sqrt(x2 / in->head_dim);
         w->rms_d[t] = sqrt(d2 / in->head_dim);
     }
@@ -165,6 +167,9 @@ static void predict(const struct work *w, uint32_t max_subspaces, struct risk_au
     entry->tier = (uint8_t)tier;
     entry->residual_ratio = w->energy_x > 0 ? (float)(w->energy_d / w->energy_x) : 1;
     entry->domination = (float)domination;
+    entry->energy = (float)(w->energy_x / (double)w->in->n_tokens / w->in->head_dim);
+    if (w->energy_d > 0)
+        entry->moment_ratio = (float)(w->first_d / sqrt(w->energy_d * (double)w->in->n_tokens));
     entry->ln_eta = n_judged ? (float)(ln_eta / n_judged) : 0;
     entry->eta_u = n_judged ? (float)u : w->d == w->in->x ? 0 : INFINITY;
     if (rwf_x > 0)

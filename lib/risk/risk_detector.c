@@ -27,8 +27,11 @@ static double exponent_of(double ln_s, uint32_t k)
 
 void risk_drift_init(struct risk_drift *drift, double ratio, uint32_t k, double limit)
 {
-    double ln_s = risk_shape_radial(risk_shape_fit_p(ratio, k), k);
+    double p = risk_shape_fit_p(ratio, k), ln_s = risk_shape_radial(p, k);
 
+    *drift = (struct risk_drift){ 0 };
+    if (risk_shape_at_edge(p))
+        return;
     *drift = (struct risk_drift){ .at = ratio, .low = 0, .high = INFINITY };
     if (ln_s + limit < risk_shape_radial(P_MIN, k))
         drift->low = fmin(risk_shape_radial_ratio(exponent_of(ln_s + limit, k), k), ratio);

@@ -63,7 +63,8 @@ struct risk_drift {
  * @k:     dimensions of d, > 0
  * @limit: of |Δ ln S|, > 0
  *
- * Solves for the exponents; tens of microseconds.
+ * All 0 for a ratio that no radial law of the table has. Solves for exponents: tens of
+ * microseconds.
  */
 void risk_drift_init(struct risk_drift *drift, double ratio, uint32_t k, double limit);
 

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "lib/risk/risk_audit.h"
+#include "lib/risk/risk_meter.h"
 #include "tests/util/oracle.h"
 
 enum { DIM = 64, DSUB = 2, N_SUBSPACES = DIM / DSUB };
@@ -196,6 +197,52 @@ static void test_figures(void **state)
     assert_true(fabs((double)e.kappa_l_plus - .81 * .64) < 1e-4);
     assert_true(fabs((double)e.margin + .5 * log((double)e.kappa_plus)) < 1e-6);
     assert_true(fabs((double)e.predicted_bits + .5 * log2(d2 / x2)) < .05);
+    stream_drop(&s);
+}
+
+/* The monitor starts at the held-out figures, at μ = .5, and watches what its axis has. */
+static void test_calibration(void **state)
+{
+    struct stream s = correlated(1200, .9, false, 11);
+    struct risk_audit_row row = { 0 };
+    struct risk_calibration c, untouched = { .error = 77 };
+    double first = 0, d2 = 0;
+
+    (void)state;
+    run_loop(&s, 0);
+    row.entry[RISK_REFERENCE_NONE] = measure(&s, RISK_REFERENCE_NONE, 0, RISK_AUDIT_BUDGET);
+    run_loop(&s, .9);
+    row.entry[RISK_REFERENCE_TEMPORAL] =
+        measure(&s, RISK_REFERENCE_TEMPORAL, .9, RISK_AUDIT_BUDGET);
+    row.entry[RISK_REFERENCE_DEPTH] = row.entry[RISK_REFERENCE_TEMPORAL];
+    for (size_t t = 0; t < s.n; t++) {
+        double square = 0;
+
+        for (size_t i = 0; i < DIM; i++)
+            square += (double)s.d[t * DIM + i] * (double)s.d[t * DIM + i];
+        first += sqrt(square) / (double)s.n;
+        d2 += square / (double)s.n;
+    }
+    assert_true(risk_audit_calibration(&row, RISK_REFERENCE_TEMPORAL, DIM, 2, &c));
+    assert_true(fabs(c.residual / d2 - 1) < 1e-5 && !c.relative);
+    assert_true(fabs(c.tolerance / c.error - 2) < 1e-6);
+    assert_true(fabs(risk_detector_drift(&c.drift, first, d2)) < .01);
+    assert_true(c.drift.low > 0 && c.drift.low < c.drift.at && c.drift.high > c.drift.at);
+    assert_true(c.model > c.error && c.model < 5 * c.error && c.kappa_l > 0);
+    /* a factor is capped at what intra leaves */
+    assert_true(risk_audit_calibration(&row, RISK_REFERENCE_TEMPORAL, DIM, 100, &c));
+    assert_true(fabs(c.tolerance / DIM / (double)row.entry[0].error_base - 1) < 1e-6);
+    row.entry[0].error_base = row.entry[1].error_base; /* … but never below twice the own */
+    assert_true(risk_audit_calibration(&row, RISK_REFERENCE_TEMPORAL, DIM, 100, &c));
+    assert_true(fabs(c.tolerance / c.error - 2) < 1e-6);
+    assert_true(risk_audit_calibration(&row, RISK_REFERENCE_DEPTH, DIM, 2, &c));
+    assert_true(isinf(c.model) && c.kappa_l == 0 && c.loop_gain > 0);
+    assert_true(risk_audit_calibration(&row, RISK_REFERENCE_NONE, DIM, 3, &c));
+    assert_true(isinf(c.model) && c.loop_gain == 0 && fabs(c.tolerance / c.error - 3) < 1e-6);
+    assert_true(fabs(c.residual / c.energy - 1) < 1e-6);
+    c = untouched;
+    assert_false(risk_audit_calibration(&row, RISK_REFERENCE_DELTA, DIM, 2, &c));
+    assert_memory_equal(&c, &untouched, sizeof(c));
     stream_drop(&s);
 }
 
@@ -433,7 +480,7 @@ static void test_layout(void **state)
                                     0,
                                     0,
                                     0,
-                                    32,
+                                    72,
                                     1,
                                     0,
                                     0,
@@ -461,7 +508,7 @@ static void test_layout(void **state)
                                     2,
                                     1,
                                     0 };
-    static const float FLOATS[] = { .5f, 2, -3, -4, 5, 6, 7, 8, -9, 10, 11, -12 };
+    static const float FLOATS[] = { .5f, 2, -3, -4, 5, 6, 7, 8, -9, 10, 11, -12, 13, 14 };
     struct risk_audit_row row = {
         .layer = 0x102, .kind = 1, .head = 4, .reference = 3, .reason = RISK_REASON_BEST
     };
@@ -483,9 +530,11 @@ static void test_layout(void **state)
                                               .margin = -9,
                                               .error_base = 10,
                                               .error_fine = 11,
-                                              .measured_bits = -12 };
+                                              .measured_bits = -12,
+                                              .energy = 13,
+                                              .moment_ratio = 14 };
     bytes = written(&row, 1, &n);
-    assert_int_equal(n, 24 + 288);
+    assert_int_equal(n, 24 + 328);
     assert_memory_equal(bytes, HEAD, sizeof(HEAD));
     assert_memory_equal(bytes + sizeof(HEAD), FLOATS, sizeof(FLOATS));
     free(bytes);
@@ -530,8 +579,8 @@ static void test_refused(void **state)
     REFUSED(RISK_AUDIT_E_CORRUPT, bytes[34] = 1);                  /* reserved */
     REFUSED(RISK_AUDIT_E_CORRUPT, put_float(bytes + 40, NAN));     /* not a number */
     REFUSED(RISK_AUDIT_E_CORRUPT, put_float(bytes + 40, -1));      /* a negative energy */
-    REFUSED(RISK_AUDIT_E_CORRUPT, bytes[32 + 56 + 9] = 1);         /* of what was not measured */
-    REFUSED(RISK_AUDIT_E_CORRUPT, bytes[24 + 288 + 2] = 0);        /* the same stream twice */
+    REFUSED(RISK_AUDIT_E_CORRUPT, bytes[32 + 64 + 9] = 1);         /* of what was not measured */
+    REFUSED(RISK_AUDIT_E_CORRUPT, bytes[24 + 328 + 2] = 0);        /* the same stream twice */
     REFUSED(RISK_AUDIT_E_CORRUPT, bytes[24] = 3);                  /* out of order */
 #undef REFUSED
     for (size_t n = 0; n < n_bytes; n++)
@@ -570,12 +619,13 @@ static void test_flipped_bits(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_predictions),  cmocka_unit_test(test_figures),
-        cmocka_unit_test(test_shape_counts), cmocka_unit_test(test_ends),
-        cmocka_unit_test(test_choices),      cmocka_unit_test(test_certified),
-        cmocka_unit_test(test_sentences),    cmocka_unit_test(test_long_sentence),
-        cmocka_unit_test(test_round_trip),   cmocka_unit_test(test_layout),
-        cmocka_unit_test(test_refused),      cmocka_unit_test(test_flipped_bits),
+        cmocka_unit_test(test_predictions),   cmocka_unit_test(test_figures),
+        cmocka_unit_test(test_shape_counts),  cmocka_unit_test(test_calibration),
+        cmocka_unit_test(test_ends),          cmocka_unit_test(test_choices),
+        cmocka_unit_test(test_certified),     cmocka_unit_test(test_sentences),
+        cmocka_unit_test(test_long_sentence), cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_layout),        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_flipped_bits),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

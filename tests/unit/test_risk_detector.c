@@ -167,6 +167,8 @@ static void test_drift(void **state)
         assert_true(risk_detector_drift(&drift, 1, 1) == 0);
         assert_true(risk_detector_drift(&drift, .5, 1) < .7);
     }
+    risk_drift_init(&drift, .5, 64, .01); /* heavier than all there are */
+    assert_true(drift.at == 0 && risk_detector_drift(&drift, .9, 1) == 0);
     assert_true(risk_detector_drift(&none, 1, 2) == 0);
     assert_true(risk_detector_drift(&drift, 0, 0) == 0);
 }
