@@ -264,6 +264,14 @@ struct store_object place_object(const struct store *store, const struct place *
 }
 
 /* The checksum is the line's, which has one of its own. */
+bool place_matches(const struct store *store, const struct place *place,
+                   const struct arena_line *line)
+{
+    return line_checksum(line) == line->line_checksum && line->first_page == place->first_page &&
+           line->n_bytes == place->n_bytes &&
+           hash_xxh3(place_bytes(store, place), place->n_bytes) == line->checksum;
+}
+
 bool place_intact(const struct store *store, const struct place *place)
 {
     struct arena_line line;
@@ -271,7 +279,5 @@ bool place_intact(const struct store *store, const struct place *place)
     if (place->slot == SLOT_NIL)
         return true;
     line = store->arena.lines[place->slot];
-    return line_checksum(&line) == line.line_checksum && line.first_page == place->first_page &&
-           line.n_bytes == place->n_bytes &&
-           hash_xxh3(place_bytes(store, place), place->n_bytes) == line.checksum;
+    return place_matches(store, place, &line);
 }

@@ -286,7 +286,7 @@ uint64_t tail_first_index(const struct tail *tail);
 void tail_object(const struct tail *tail, struct store_object *ret_object);
 void tail_lease(struct tail *tail, uint64_t until_ns);
 
-/** tail_check() - as tile_check(); by the one that grows it. Return: 0; STORE_E_CORRUPT; -ENOMEM */
+/** tail_check() - as tile_check(). Thread: any. Return: 0; STORE_E_CORRUPT */
 int tail_check(struct tail *tail) _must_check_;
 
 /** tail_next() - tails in some order, NULL before the first and after the last: for those that
@@ -319,7 +319,7 @@ int record_grow(struct record *record, const void *bytes, uint64_t n_bytes) _mus
 uint64_t record_sequence_id(const struct record *record);
 
 /** record_bytes() - all of them, verified on the first call; stable until record_free()
- *  Return: 0; STORE_E_CORRUPT; -ENOMEM. */
+ *  Return: 0; STORE_E_CORRUPT. */
 int record_bytes(struct record *record, const uint8_t **ret_bytes, uint64_t *ret_n_bytes,
                  uint64_t *ret_room_bytes) _must_check_;
 

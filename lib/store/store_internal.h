@@ -147,6 +147,10 @@ static inline uint64_t place_cost(const struct place *place)
  *  the object from being freed */
 bool place_intact(const struct store *store, const struct place *place);
 
+/** place_matches() - the same by a copy of the line */
+bool place_matches(const struct store *store, const struct place *place,
+                   const struct arena_line *line);
+
 struct store_object place_object(const struct store *store, const struct place *place,
                                  uint64_t generation);
 
@@ -183,8 +187,9 @@ struct strip {
     uint64_t n_bytes, room_bytes;
     uint64_t lease_until_ns;
     struct arena_line line;   /* what both slots say, but for the length */
-    struct hash_stream *hash; /* over n_bytes; NULL: recovered and not looked at */
-    bool being_scrubbed;
+    struct hash_stream *hash; /* over n_bytes; NULL: recovered, and has not grown since */
+    bool unchecked;           /* recovered, and not looked at since */
+    uint32_t n_readers;       /* that verify it: it is freed when there are none */
 };
 
 /**
@@ -199,7 +204,10 @@ int strip_init(struct strip *strip, struct store *store, const struct arena_line
 void strip_recover(struct strip *strip, struct store *store, const struct arena_line *line,
                    uint32_t slot);
 
-/** strip_check() - verified now, or before. Thread: the one that grows it */
+/** strip_verify() - by line and checksum, now. Thread: any. Return: 0; STORE_E_CORRUPT */
+int strip_verify(struct strip *strip, uint64_t *ret_n_bytes) _must_check_;
+
+/** strip_check() - the same, if nobody has looked since it was recovered */
 int strip_check(struct strip *strip) _must_check_;
 
 /** strip_grow() - see tail_grow(). @n_tokens: what the line says from now on */

@@ -44,25 +44,13 @@ static void scrub_tile(struct store *s, struct tile *t, uint64_t now_ns, struct 
         tile_evict(t, now_ns);
 }
 
-static void scrub_strip(struct store *s, struct strip *strip, struct store_scrubbed *sum)
+/* Unlocked: it is marked before. */
+static void scrub_strip(struct strip *strip, struct store_scrubbed *sum)
 {
-    struct place p = { .first_page = strip->first_page };
-    uint64_t checksum = strip->line.checksum;
+    uint64_t n_bytes;
 
-    if (strip->at < 0)
-        return;
-    p.slot = strip->slots[strip->at];
-    p.n_bytes = (uint32_t)strip->n_bytes;
-    checksum = s->arena.lines[p.slot].checksum;
-    strip->being_scrubbed = true;
-    store_unlock(s);
-    /* it may grow meanwhile: behind these bytes, into another line */
-    if (hash_xxh3(place_bytes(s, &p), p.n_bytes) != checksum)
-        sum->n_corrupt++;
-    store_lock(s);
-    strip->being_scrubbed = false;
-    pthread_cond_broadcast(&s->scrubbed);
-    sum->n_bytes += p.n_bytes;
+    sum->n_corrupt += strip_verify(strip, &n_bytes) != 0;
+    sum->n_bytes += n_bytes;
     sum->n_objects++;
 }
 
@@ -84,7 +72,12 @@ void store_scrub(struct store *store, uint64_t max_bytes, uint64_t now_ns,
             struct strip *strip = store->scrub_strip;
 
             store->scrub_strip = strip->next;
-            scrub_strip(store, strip, &sum);
+            strip->n_readers++;
+            store_unlock(store);
+            scrub_strip(strip, &sum);
+            store_lock(store);
+            strip->n_readers--;
+            pthread_cond_broadcast(&store->scrubbed);
         }
         if (!store->scrub_strip) {
             store->in_strips = false;

@@ -97,6 +97,7 @@ void strip_recover(struct strip *strip, struct store *store, const struct arena_
         /* records are not handed out */
         .lease_until_ns = line->kind == DPQ_SLOT_TAIL ? store->grace_until_ns : 0,
         .line = *line,
+        .unchecked = true,
     };
     link_strip(strip);
 }
@@ -116,7 +117,7 @@ uint64_t strip_deinit(struct strip *strip, uint64_t now_ns)
     for (int i = 0; i < 2; i++)
         freed += strip->slots[i] != SLOT_NIL ? ARENA_LINE_BYTES : 0;
     store_lock(s);
-    while (strip->being_scrubbed)
+    while (strip->n_readers)
         pthread_cond_wait(&s->scrubbed, &s->mutex);
     unlink_strip(strip);
     if (strip->at < 0) {
@@ -148,7 +149,47 @@ struct strip *strip_of_kind(struct strip *strip, uint32_t kind)
 
 /* --- growing ---------------------------------------------------------------------------------- */
 
+/* It may grow meanwhile: behind these bytes, into another line. */
+int strip_verify(struct strip *strip, uint64_t *ret_n_bytes)
+{
+    struct store *s = strip->store;
+    struct place p = { .first_page = strip->first_page };
+    struct arena_line line;
+    bool good = true;
+
+    store_lock(s);
+    if (strip->at >= 0) {
+        p.slot = strip->slots[strip->at];
+        line = s->arena.lines[p.slot]; /* now: two growths later it is another one */
+    }
+    p.n_bytes = (uint32_t)strip->n_bytes;
+    strip->n_readers++;
+    store_unlock(s);
+    if (p.n_bytes)
+        good = place_matches(s, &p, &line);
+    store_lock(s);
+    strip->n_readers--;
+    if (good)
+        strip->unchecked = false;
+    pthread_cond_broadcast(&s->scrubbed);
+    store_unlock(s);
+    *ret_n_bytes = p.n_bytes;
+    return good ? 0 : STORE_E_CORRUPT;
+}
+
 int strip_check(struct strip *strip)
+{
+    uint64_t n_bytes;
+    bool unchecked;
+
+    store_lock(strip->store);
+    unchecked = strip->unchecked;
+    store_unlock(strip->store);
+    return unchecked ? strip_verify(strip, &n_bytes) : 0;
+}
+
+/* The checksum so far, in a form that goes on. */
+static int take_up_hash(struct strip *strip)
 {
     struct hash_stream *hash;
     int r;
@@ -188,7 +229,7 @@ int strip_grow(struct strip *strip, const void *bytes, uint64_t n_bytes, uint32_
     int to = strip->at == 0, r;
 
     assert(n_bytes && n_bytes <= strip->room_bytes - strip->n_bytes);
-    r = strip_check(strip);
+    r = take_up_hash(strip);
     if (!r)
         r = take_other_slot(strip);
     if (r)
@@ -207,6 +248,7 @@ int strip_grow(struct strip *strip, const void *bytes, uint64_t n_bytes, uint32_
     strip->at = to;
     strip->generation = generation;
     strip->n_bytes = grown;
+    strip->unchecked = false;
     if (strip->line.kind == DPQ_SLOT_TAIL)
         s->stats.tail_bytes += n_bytes;
     store_unlock(s);

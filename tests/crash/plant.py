@@ -90,7 +90,7 @@ PLANTS = [  # (name, what is wrong, file, right, wrong); no file: the world of t
     ("GROW_WITHOUT_SUM", "grow: the checksum does not go on over what came before", "strip.c",
      "    hash_stream_add(hash, arena_extent(&strip->store->arena, strip->first_page), strip->n_bytes);\n",
      "    hash_stream_add(hash, arena_extent(&strip->store->arena, strip->first_page), 0);"
-     "    strip->hash = hash; return 0;\n"),
+     "    strip->hash = hash;\n    return 0;\n"),
 ]
 
 

@@ -186,6 +186,7 @@ static void test_full(void **state)
  */
 
 struct watch {
+    struct store *store;
     struct tail *tail;
     struct dpq_reader *reader;
     const uint8_t *rows;
@@ -198,10 +199,14 @@ static void *look_on(void *arg)
     struct watch *w = arg;
 
     while (!atomic_load(&w->stop)) {
+        struct store_scrubbed sum;
         struct dpq_slot_view view;
         struct store_object o;
         int r;
 
+        store_scrub(w->store, 1, 0, &sum);
+        if (sum.n_corrupt)
+            abort();
         tail_object(w->tail, &o);
         if (!o.n_bytes)
             continue;
@@ -226,7 +231,7 @@ static void test_watched(void **state)
     assert_non_null(rows);
     fill_bytes(rows, 128 * ROW, 5);
     for (int round = 0; round < 20; round++) {
-        struct watch w = { .tail = new_tail(s, ROW), .rows = rows };
+        struct watch w = { .store = s, .tail = new_tail(s, ROW), .rows = rows };
 
         assert_int_equal(dpq_reader_new(store_ro_fd(s), &w.reader, NULL), 0);
         assert_int_equal(pthread_create(&thread, NULL, look_on, &w), 0);
