@@ -160,7 +160,11 @@ int strip_verify(struct strip *strip, uint64_t *ret_n_bytes)
     store_lock(s);
     if (strip->at >= 0) {
         p.slot = strip->slots[strip->at];
-        line = s->arena.lines[p.slot]; /* now: two growths later it is another one */
+        /* now: two growths later it is another line, and a growth may just be freeing its word */
+        memcpy((uint8_t *)&line + sizeof(line.word),
+               (const uint8_t *)&s->arena.lines[p.slot] + sizeof(line.word),
+               sizeof(line) - sizeof(line.word));
+        atomic_init(&line.word, slot_word(strip->generation, SLOT_COMMITTED));
     }
     p.n_bytes = (uint32_t)strip->n_bytes;
     strip->n_readers++;
