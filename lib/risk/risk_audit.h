@@ -30,8 +30,8 @@ enum risk_reference {
 
 /* Which fields of an entry are set. */
 enum risk_audit_flag {
-    RISK_AUDIT_PREDICTED = 1 << 0, /* residual_ratio … eta_u, energy, moment_ratio */
-    RISK_AUDIT_CERTIFIED = 1 << 1, /* loop_gain … error_base; the margin has the verdict */
+    RISK_AUDIT_PREDICTED = 1 << 0, /* residual_ratio … eta_u, energy … moment_high */
+    RISK_AUDIT_CERTIFIED = 1 << 1, /* loop_gain … error_base, error_high */
     RISK_AUDIT_FINE = 1 << 2,      /* error_fine */
     RISK_AUDIT_COMPARED = 1 << 3,  /* measured_bits */
     RISK_AUDIT_ALL = 15,
@@ -55,7 +55,10 @@ struct risk_audit_entry {
     float error_fine;     /* both planes */
     float measured_bits;  /* from error_base, against no reference */
     float energy;         /* |x|² per number */
-    float moment_ratio; /* E|d| / sqrt(E|d|²) of whole vectors: their shape, to notice drift by */
+    float moment_ratio;   /* E|d| / sqrt(E|d|²) of whole vectors: their shape */
+    float moment_low;     /* the least and the largest that it was, over 64 tokens */
+    float moment_high;
+    float error_high; /* the largest |e|² per number, over 64 tokens */
 };
 
 enum risk_audit_reason {
@@ -112,6 +115,7 @@ struct risk_audit_input {
     uint32_t head_dim, dsub;
     uint32_t n_words;       /* of the base code of a subspace: 16 */
     size_t n_tokens;        /* in token order */
+    uint32_t stride;        /* from one to the next in the text; 0: 1 */
     const float *x;         /* [n_tokens][head_dim]: centred and rotated, a subspace's coordinates
                                next to each other */
     const float *d;         /* the same: closed-loop residuals; NULL: x itself */
@@ -160,12 +164,18 @@ struct risk_calibration;
 /**
  * risk_audit_calibration() - what a stream's monitor starts from
  * @reference: that the stream uses; usually row->reference
- * @factor:    D_tol over the held-out error, >= 2; 2 puts a stationary stream at μ = .5
+ * @factor:    the least D_tol over the held-out error; 2 puts a stationary stream at μ = .5
  *
- * D_tol is absolute. For a reference it is no larger than the error without, which is what Red
- * falls back to, unless that is below twice its own. V is Theorem 1's, without help from
- * correlation, and is left out in depth, where the layers below are needed for it. κ_L+ counts in
- * time only. Return: false when the row has no held-out error of this reference.
+ * D_tol is absolute, and so large that the worst that held-out tokens had is μ = .65: a stream that
+ * varies by itself is no risk. For a reference it is no larger than without, which is what Red
+ * falls back to, unless that is below factor times its own error.
+ *
+ * V is Theorem 1's, without help from correlation, with D_tol's room; it is left out in depth,
+ * where the layers below would be needed. κ_L+ counts in time only. Shapes have drifted when ln S
+ * has moved as far as from a Gaussian to Laplacian radii, and the moments' ratio 1.4 times as far
+ * as on held-out tokens.
+ *
+ * Return: false when the row has no held-out error of this reference.
  */
 bool risk_audit_calibration(const struct risk_audit_row *row, uint32_t reference, uint32_t head_dim,
                             double factor, struct risk_calibration *ret_calibration);
@@ -175,9 +185,9 @@ bool risk_audit_calibration(const struct risk_audit_row *row, uint32_t reference
 /*
  * Little-endian, version 1:
  *
- *   header, 24 bytes   "DPQAUDIT"  u32 version  u32 row_bytes = 328  u32 n_rows  u32 0
+ *   header, 24 bytes   "DPQAUDIT"  u32 version  u32 row_bytes = 388  u32 n_rows  u32 0
  *   each row           u16 layer, kind, head; u8 reference, reason; five entries
- *   each entry, 64     u8 flags, tier; u16 0; u32 n_tokens; 14 × f32 in the order of struct
+ *   each entry, 76     u8 flags, tier; u16 0; u32 n_tokens; 17 × f32 in the order of struct
  *                      risk_audit_entry
  *
  * Rows ascend by (layer, kind, head). Nothing follows the last one. No value is NaN.

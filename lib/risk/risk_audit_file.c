@@ -13,7 +13,7 @@
 
 #include "lib/risk/risk_audit.h"
 
-enum { HEADER_BYTES = 24, ROW_HEAD_BYTES = 8, ENTRY_BYTES = 64, N_FLOATS = 14 };
+enum { HEADER_BYTES = 24, ROW_HEAD_BYTES = 8, ENTRY_BYTES = 76, N_FLOATS = 17 };
 enum { ROW_BYTES = ROW_HEAD_BYTES + RISK_N_REFERENCES * ENTRY_BYTES };
 
 static const char MAGIC[8] = { 'D', 'P', 'Q', 'A', 'U', 'D', 'I', 'T' };
@@ -37,6 +37,9 @@ static const struct {
     { offsetof(struct risk_audit_entry, measured_bits), true },
     { offsetof(struct risk_audit_entry, energy), false },
     { offsetof(struct risk_audit_entry, moment_ratio), false },
+    { offsetof(struct risk_audit_entry, moment_low), false },
+    { offsetof(struct risk_audit_entry, moment_high), false },
+    { offsetof(struct risk_audit_entry, error_high), false },
 };
 
 static void put16(uint8_t *p, uint16_t v)

@@ -30,7 +30,6 @@ struct work {
     double *shape_x, *shape_d; /* [dsub][n_sample] */
     double *rest;
     double energy_x, energy_d; /* of all */
-    double first_d;            /* sum of |d| */
 };
 
 static double square_of(const float *v, uint32_t n)
@@ -73,7 +72,6 @@ static void set_up(struct work *w, const struct risk_audit_input *in,
 
         w->energy_x += x2;
         w->energy_d += d2;
-        w->first_d += sqrt(d2);
         w->rms_x[t] = sqrt(x2 / in->head_dim);
         w->rms_d[t] = sqrt(d2 / in->head_dim);
     }
@@ -140,6 +138,49 @@ static bool is_looked_at(uint32_t m, uint32_t n_subspaces, uint32_t n_looked)
     return at / n_subspaces != (at + n_looked) / n_subspaces;
 }
 
+/* of the monitor's running means, which are of 64 tokens, for tokens that are apart */
+static double rate(const struct risk_audit_input *in)
+{
+    return 1 - pow(1 - 1. / 64, in->stride ? in->stride : 1);
+}
+
+static void moments(const struct work *w, struct risk_audit_entry *entry)
+{
+    size_t n = w->in->n_tokens;
+    double first = 0, second = 0, low = INFINITY, high = 0, step = rate(w->in);
+
+    if (!(w->energy_d > 0))
+        return;
+    for (size_t t = 0; t < n; t++) {
+        first += w->rms_d[t] / (double)n;
+        second += w->rms_d[t] * w->rms_d[t] / (double)n;
+    }
+    entry->moment_ratio = (float)(first / sqrt(second));
+    for (size_t t = 0; t < n; t++) {
+        first += step * (w->rms_d[t] - first);
+        second += step * (w->rms_d[t] * w->rms_d[t] - second);
+        if (!(second > 0))
+            continue;
+        low = fmin(low, first / sqrt(second));
+        high = fmax(high, first / sqrt(second));
+    }
+    entry->moment_low = (float)low;
+    entry->moment_high = (float)high;
+}
+
+static double highest_error(const struct risk_audit_input *in)
+{
+    double running = mean_square(in->e, in), high = running, step = rate(in);
+
+    for (size_t t = 0; t < in->n_tokens; t++) {
+        double e2 = square_of(in->e + t * in->head_dim, in->head_dim) / in->head_dim;
+
+        running += step * (e2 - running);
+        high = fmax(high, running);
+    }
+    return high;
+}
+
 static void predict(const struct work *w, uint32_t max_subspaces, struct risk_audit_entry *entry)
 {
     double rwf_x = 0, rwf_d = 0, domination = 0, ln_eta = 0, u = 0;
@@ -168,8 +209,7 @@ static void predict(const struct work *w, uint32_t max_subspaces, struct risk_au
     entry->residual_ratio = w->energy_x > 0 ? (float)(w->energy_d / w->energy_x) : 1;
     entry->domination = (float)domination;
     entry->energy = (float)(w->energy_x / (double)w->in->n_tokens / w->in->head_dim);
-    if (w->energy_d > 0)
-        entry->moment_ratio = (float)(w->first_d / sqrt(w->energy_d * (double)w->in->n_tokens));
+    moments(w, entry);
     entry->ln_eta = n_judged ? (float)(ln_eta / n_judged) : 0;
     entry->eta_u = n_judged ? (float)u : w->d == w->in->x ? 0 : INFINITY;
     if (rwf_x > 0)
@@ -242,6 +282,7 @@ static void certify(const struct work *w, struct risk_audit_entry *entry)
                                                   ? kappa_l
                                                   : 0);
     entry->error_base = (float)mean_square(w->in->e, w->in);
+    entry->error_high = (float)highest_error(w->in);
 }
 
 void risk_audit_measure(const struct risk_audit_input *input,

@@ -39,7 +39,8 @@ static inline double risk_detector_step(double ln_m, double payoff, double top)
     return fmin(fmax(ln_m + log(payoff), 0), top);
 }
 
-/* What a token adds to the CUSUM; @ratio: |e|² over its mean at calibration. */
+/* What a token adds to the CUSUM; @ratio: |e|² over half D_tol, which calibration's mean is at
+ * most. */
 static inline double risk_detector_excess(double ratio)
 {
     return (ratio < RISK_DETECTOR_CLIP ? ratio : RISK_DETECTOR_CLIP) - 2;

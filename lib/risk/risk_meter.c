@@ -44,6 +44,7 @@ void risk_monitor_init(struct risk_monitor *monitor, const struct risk_calibrati
     monitor->meter.error = calibration->error;
     monitor->meter.energy = calibration->energy;
     monitor->meter.square = spread * spread;
+    monitor->meter.first = calibration->drift.at * sqrt(calibration->residual);
     risk_zone_init(&monitor->zone);
 }
 
@@ -78,7 +79,6 @@ double risk_meter_tolerance(struct risk_meter *meter, const struct risk_rules *r
     group->tolerance = calibration->tolerance * scale;
     group->model = calibration->model * scale;
     group->per_tolerance = 1 / group->tolerance;
-    group->per_error = 1 / (calibration->error * scale);
     group->stake = rules->stake;
     return group->tolerance;
 }
@@ -91,8 +91,6 @@ static void step_coded(struct risk_meter *m, const struct risk_rules *rules,
     step(&m->residual, w, g->d2, g->n_coded);
     m->residual = fmax(m->residual, FLOOR * c->residual);
     step(&m->error, w, g->e2, g->n_coded);
-    if (!(m->first > 0))
-        m->first = g->first / g->n_coded; /* calibration knows no |d| */
     step(&m->first, w, g->first, g->n_coded);
     step(&m->loop, w, g->loop, g->n_coded);
     gamma = m->error / m->residual;
@@ -123,9 +121,8 @@ static void measure(const struct risk_meter *m, const struct risk_rules *rules,
     if (c->kappa_l > DIRECTION_MAX)
         component[RISK_CAUSE_DIRECTION] = c->kappa_l / DIRECTION_MAX;
     component[RISK_CAUSE_CUSUM] = below_red(YELLOW * m->cusum / rules->cusum_max);
-    if (m->first > 0)
-        component[RISK_CAUSE_DRIFT] =
-            below_red(YELLOW * risk_detector_drift(&c->drift, m->first, m->residual));
+    component[RISK_CAUSE_DRIFT] =
+        below_red(YELLOW * risk_detector_drift(&c->drift, m->first, m->residual));
     component[RISK_CAUSE_REPORT] = m->report;
 }
 

@@ -111,13 +111,13 @@ void risk_monitor_init(struct risk_monitor *monitor, const struct risk_calibrati
 /* --- a group --------------------------------------------------------------------------------- */
 
 struct risk_group {
-    uint32_t n, n_coded, n_escaped;  /* tokens */
-    double energy_cap;               /* of one token's |x|² */
-    double tolerance, model, stake;  /* of one token */
-    double per_tolerance, per_error; /* 1 / D_tol, 1 / E of calibration */
-    double x2, d2, e2;               /* sums; one token's e2 is capped at 16 D_tol */
-    double d2d2, e2d2, e2e2, first;  /* sums; first: of |d| */
-    double loop, excess, payoff;     /* payoff: a product */
+    uint32_t n, n_coded, n_escaped; /* tokens */
+    double energy_cap;              /* of one token's |x|² */
+    double tolerance, model, stake; /* of one token */
+    double per_tolerance;           /* 1 / D_tol */
+    double x2, d2, e2;              /* sums; one token's e2 is capped at 16 D_tol */
+    double d2d2, e2d2, e2e2, first; /* sums; first: of |d| */
+    double loop, excess, payoff;    /* payoff: a product */
 };
 
 /** risk_group_begin() - empty */
@@ -157,7 +157,7 @@ static inline void risk_group_coded(struct risk_group *g, double d2, double e2, 
     g->first += sqrt(d2);
     g->loop += loop;
     g->payoff *= risk_detector_payoff(e2 * g->per_tolerance, g->stake);
-    g->excess += risk_detector_excess(e2 * g->per_error);
+    g->excess += risk_detector_excess(2 * e2 * g->per_tolerance);
 }
 
 /* A token stored raw for its error. Keys are neither coded nor escaped. */

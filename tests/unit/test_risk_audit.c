@@ -229,12 +229,19 @@ static void test_calibration(void **state)
     assert_true(fabs(risk_detector_drift(&c.drift, first, d2)) < .01);
     assert_true(c.drift.low > 0 && c.drift.low < c.drift.at && c.drift.high > c.drift.at);
     assert_true(c.model > c.error && c.model < 5 * c.error && c.kappa_l > 0);
-    /* a factor is capped at what intra leaves */
-    assert_true(risk_audit_calibration(&row, RISK_REFERENCE_TEMPORAL, DIM, 100, &c));
-    assert_true(fabs(c.tolerance / DIM / (double)row.entry[0].error_base - 1) < 1e-6);
-    row.entry[0].error_base = row.entry[1].error_base; /* … but never below twice the own */
-    assert_true(risk_audit_calibration(&row, RISK_REFERENCE_TEMPORAL, DIM, 100, &c));
-    assert_true(fabs(c.tolerance / c.error - 2) < 1e-6);
+    /* a stream that varies by itself has room, up to what it would have without the reference */
+    row.entry[1].error_high = 2 * row.entry[1].error_base;
+    assert_true(risk_audit_calibration(&row, RISK_REFERENCE_TEMPORAL, DIM, 2, &c));
+    assert_true(fabs(c.tolerance / c.error - 2 / .65) < 1e-5);
+    row.entry[1].error_high = 1000;
+    assert_true(risk_audit_calibration(&row, RISK_REFERENCE_TEMPORAL, DIM, 2, &c));
+    assert_true(fabs(c.tolerance / DIM / (double)row.entry[0].error_base - 2) < 1e-5);
+    row.entry[0].error_base = row.entry[0].error_high = .1f * row.entry[1].error_base;
+    assert_true(risk_audit_calibration(&row, RISK_REFERENCE_TEMPORAL, DIM, 2, &c));
+    assert_true(fabs(c.tolerance / c.error - 2) < 1e-5); /* but never less than its factor */
+    row.entry[1].moment_low = .5f;
+    assert_true(risk_audit_calibration(&row, RISK_REFERENCE_TEMPORAL, DIM, 2, &c));
+    assert_true(fabs(risk_detector_drift(&c.drift, .5, 1) - 1 / 1.4) < 1e-5);
     assert_true(risk_audit_calibration(&row, RISK_REFERENCE_DEPTH, DIM, 2, &c));
     assert_true(isinf(c.model) && c.kappa_l == 0 && c.loop_gain > 0);
     assert_true(risk_audit_calibration(&row, RISK_REFERENCE_NONE, DIM, 3, &c));
@@ -243,6 +250,47 @@ static void test_calibration(void **state)
     c = untouched;
     assert_false(risk_audit_calibration(&row, RISK_REFERENCE_DELTA, DIM, 2, &c));
     assert_memory_equal(&c, &untouched, sizeof(c));
+    stream_drop(&s);
+}
+
+/* Running means see what the mean does not: a bad stretch of 64 tokens, or of 4 that are 16 apart.
+ */
+static void test_worst_stretch(void **state)
+{
+    struct stream s = stream_new(1600);
+    struct risk_audit_input in = { .reference = 1,
+                                   .head_dim = DIM,
+                                   .dsub = 2,
+                                   .n_words = 16,
+                                   .n_tokens = 1600,
+                                   .x = s.x,
+                                   .d = s.d,
+                                   .e = s.e };
+    struct risk_audit_budget budget = { 0, 0 };
+    double *scratch = oracle_alloc(risk_audit_scratch(&in, &budget));
+    struct risk_audit_entry e;
+
+    (void)state;
+    for (size_t t = 0; t < s.n; t++)
+        for (size_t i = 0; i < DIM; i++) {
+            float v = i % 2 ? 1 : -1;
+
+            s.x[t * DIM + i] = s.d[t * DIM + i] = v;
+            s.e[t * DIM + i] = t >= 800 && t < 864 ? 3 : 1;
+        }
+    risk_audit_measure(&in, &budget, scratch, &e);
+    assert_true(fabs((double)e.error_base - (1 + 8 * 64. / 1600)) < 1e-5);
+    assert_true(fabs((double)e.error_high - (1 + 8 * (1 - exp(-1)))) < .1);
+    assert_true(fabs((double)e.moment_low - 1) < 1e-6 && fabs((double)e.moment_high - 1) < 1e-6);
+    for (size_t i = 804 * DIM; i < 864 * DIM; i++)
+        s.e[i] = 1;
+    for (size_t i = 0; i < 20 * DIM; i++)
+        s.d[i] *= 10;
+    in.stride = 16;
+    risk_audit_measure(&in, &budget, scratch, &e);
+    assert_true(fabs((double)e.error_high - (1 + 8 * (1 - exp(-1)))) < .1);
+    assert_true(e.moment_low < .9f * e.moment_high && e.moment_low < e.moment_ratio);
+    free(scratch);
     stream_drop(&s);
 }
 
@@ -480,7 +528,7 @@ static void test_layout(void **state)
                                     0,
                                     0,
                                     0,
-                                    72,
+                                    132,
                                     1,
                                     0,
                                     0,
@@ -508,7 +556,9 @@ static void test_layout(void **state)
                                     2,
                                     1,
                                     0 };
-    static const float FLOATS[] = { .5f, 2, -3, -4, 5, 6, 7, 8, -9, 10, 11, -12, 13, 14 };
+    static const float FLOATS[] = {
+        .5f, 2, -3, -4, 5, 6, 7, 8, -9, 10, 11, -12, 13, 14, 15, 16, 17
+    };
     struct risk_audit_row row = {
         .layer = 0x102, .kind = 1, .head = 4, .reference = 3, .reason = RISK_REASON_BEST
     };
@@ -532,9 +582,12 @@ static void test_layout(void **state)
                                               .error_fine = 11,
                                               .measured_bits = -12,
                                               .energy = 13,
-                                              .moment_ratio = 14 };
+                                              .moment_ratio = 14,
+                                              .moment_low = 15,
+                                              .moment_high = 16,
+                                              .error_high = 17 };
     bytes = written(&row, 1, &n);
-    assert_int_equal(n, 24 + 328);
+    assert_int_equal(n, 24 + 388);
     assert_memory_equal(bytes, HEAD, sizeof(HEAD));
     assert_memory_equal(bytes + sizeof(HEAD), FLOATS, sizeof(FLOATS));
     free(bytes);
@@ -579,8 +632,8 @@ static void test_refused(void **state)
     REFUSED(RISK_AUDIT_E_CORRUPT, bytes[34] = 1);                  /* reserved */
     REFUSED(RISK_AUDIT_E_CORRUPT, put_float(bytes + 40, NAN));     /* not a number */
     REFUSED(RISK_AUDIT_E_CORRUPT, put_float(bytes + 40, -1));      /* a negative energy */
-    REFUSED(RISK_AUDIT_E_CORRUPT, bytes[32 + 64 + 9] = 1);         /* of what was not measured */
-    REFUSED(RISK_AUDIT_E_CORRUPT, bytes[24 + 328 + 2] = 0);        /* the same stream twice */
+    REFUSED(RISK_AUDIT_E_CORRUPT, bytes[32 + 76 + 9] = 1);         /* of what was not measured */
+    REFUSED(RISK_AUDIT_E_CORRUPT, bytes[24 + 388 + 2] = 0);        /* the same stream twice */
     REFUSED(RISK_AUDIT_E_CORRUPT, bytes[24] = 3);                  /* out of order */
 #undef REFUSED
     for (size_t n = 0; n < n_bytes; n++)
@@ -619,13 +672,13 @@ static void test_flipped_bits(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_predictions),   cmocka_unit_test(test_figures),
-        cmocka_unit_test(test_shape_counts),  cmocka_unit_test(test_calibration),
-        cmocka_unit_test(test_ends),          cmocka_unit_test(test_choices),
-        cmocka_unit_test(test_certified),     cmocka_unit_test(test_sentences),
-        cmocka_unit_test(test_long_sentence), cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_layout),        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_flipped_bits),
+        cmocka_unit_test(test_predictions),  cmocka_unit_test(test_figures),
+        cmocka_unit_test(test_shape_counts), cmocka_unit_test(test_worst_stretch),
+        cmocka_unit_test(test_calibration),  cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_choices),      cmocka_unit_test(test_certified),
+        cmocka_unit_test(test_sentences),    cmocka_unit_test(test_long_sentence),
+        cmocka_unit_test(test_round_trip),   cmocka_unit_test(test_layout),
+        cmocka_unit_test(test_refused),      cmocka_unit_test(test_flipped_bits),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -542,7 +542,9 @@ static void test_causes(void **state)
     assert_true(level.cause == RISK_CAUSE_STABILITY && level.mu > 100 / 8. / .7);
     c = CAL;
     risk_drift_init(&c.drift, .99, 64, .001); /* all |d| are alike: the ratio is 1 */
-    level = level_after(&c, 1, 1);
+    level = level_after(&c, 1, 0);
+    assert_true(level.component[RISK_CAUSE_DRIFT] < 1e-9); /* starts where calibration was */
+    level = level_after(&c, 1, 128);
     assert_true(level.cause == RISK_CAUSE_DRIFT && level.mu == .99);
     /* escapes: 1 - (511/512)^128 of them at once is more than 5 % */
     risk_monitor_init(&m, &CAL);
