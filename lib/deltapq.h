@@ -182,12 +182,36 @@ const char *dpq_profile_info(const struct dpq_profile *profile);
 
 /* --- calibration ---------------------------------------------------------------------------- */
 
+/* What vectors are predicted from before their residuals are coded. */
+enum dpq_reference {
+    DPQ_REFERENCE_AUTO = 0,       /* for each stream what pays, measured in closed loop */
+    DPQ_REFERENCE_NONE = 1,       /* nothing */
+    DPQ_REFERENCE_TEMPORAL = 2,   /* the token before, leaky */
+    DPQ_REFERENCE_DEPTH_HEAD = 3, /* same token, the layer below, the same head's K and V */
+    DPQ_REFERENCE_DEPTH = 4,      /* same token, the layer below, all heads */
+};
+
+/* Zero is a default everywhere but in model_name, max_bytes and n_threads. */
 struct dpq_train_options {
     char model_name[128];  /* NUL-terminated UTF-8 */
     uint64_t seed;         /* same samples, options and seed: same profile bytes */
-    uint64_t max_bytes;    /* of samples held in memory; dpq_trainer_add() refuses beyond */
-    uint32_t n_iterations; /* of k-means, 1 … 100; 0 for the default */
+    uint64_t max_bytes;    /* of samples kept; dpq_trainer_add() refuses beyond */
+    uint32_t n_iterations; /* of k-means, 1 … 100; 0: 12 */
     uint32_t n_threads;    /* 1 … 64; does not change the result */
+    uint32_t reference;    /* enum dpq_reference, of all streams that can have it */
+    uint32_t dsub[2];      /* of K and V: 2 or 4 coordinates a code; 0: 2 */
+    uint32_t group_tokens; /* temporal: 8, 16, 32, 64, 128 from key to key; 0: 32 */
+    float leak;            /* temporal: of all subspaces, 0 … 1, and every token predicted, paying
+                              or not; 0: least squares, at most .98, where it pays */
+    float metric_lambda;   /* share of the identity in dpq_trainer_metric()'s; 0: .1; < 0: the
+                              metric only says what an error costs */
+    float balanced_bits;   /* of a code, mean over streams, at DPQ_RATE_BALANCED, spent where a
+                              bit buys most (needs a metric); 0: K 4, V 2 */
+    float bound;           /* no token's squared error beyond this many times the held-out mean:
+                              it is stored raw instead; 0: 8; < 0: no bound */
+    float max_decode_mflop; /* auto: of a token's depth predictions; 0: no limit */
+    int32_t spill_fd;       /* > 0: a file, open for reading and writing, that holds the samples
+                               instead of memory; borrowed for the trainer's life */
 };
 
 /** typedef of the progress callback: done of total steps; return true to stop. Any thread. */
@@ -210,11 +234,22 @@ int dpq_trainer_add(struct dpq_trainer *trainer, const struct dpq_tensor *tensor
                     const void *memory, uint64_t n_bytes, uint64_t first_position,
                     uint32_t n_tokens, struct dpq_fault *ret_fault);
 
+/**
+ * dpq_trainer_metric() - what an error of a stream costs: e^T M e
+ * @metric: [head_dim][head_dim], symmetric, positive; of keys before RoPE. For instance E[g g^T], g
+ *          the gradient of the model's loss with respect to the vector, on calibration text.
+ *
+ * Once a metric is given for one stream, streams without one count as costing nothing.
+ * Return: 0; DPQ_E_INVALID (no such stream), DPQ_E_NOT_FINITE; -ENOMEM.
+ */
+int dpq_trainer_metric(struct dpq_trainer *trainer, uint32_t layer, uint32_t kind, uint32_t head,
+                       const float *metric, struct dpq_fault *ret_fault);
+
 /** dpq_trainer_tokens() - how many tokens have been added */
 uint64_t dpq_trainer_tokens(const struct dpq_trainer *trainer);
 
 /**
- * dpq_trainer_run() - learn means, rotations and tree codebooks; write a profile file
+ * dpq_trainer_run() - learn means, rotations, predictors and tree codebooks; write a profile file
  * @progress:  may be NULL
  * @ret_bytes: malloc'ed, the caller frees it with dpq_free()
  *

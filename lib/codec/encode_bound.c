@@ -1,5 +1,5 @@
 /*
- * The hard bound (theory: enforcement by construction)
+ * Raw rows: sinks, and the hard bound (theory: enforcement by construction)
  *
  * |e|^2 of y is known when a token has been coded; what exceeds bound * tolerance of the tree and
  * planes in use is stored raw. The types are tried from the cheapest on, and judged by what they
@@ -11,6 +11,40 @@
 
 #include "lib/base/half.h"
 #include "lib/codec/encode_unit.h"
+
+/* The values of all heads of two tokens are alike, head by head. */
+static bool is_copy(const struct kern *k, const uint8_t *a, const uint8_t *b, uint32_t dtype,
+                    uint32_t d, uint32_t n_heads)
+{
+    size_t head_bytes = d * dpq_dtype_bytes(dtype);
+    float x[DPQ_MAX_HEAD_DIM], y[DPQ_MAX_HEAD_DIM];
+
+    for (uint32_t head = 0; head < n_heads; head++) {
+        double square = 0, difference = 0;
+
+        k->load[dtype](a + head * head_bytes, 0, 1, d, x);
+        k->load[dtype](b + head * head_bytes, 0, 1, d, y);
+        for (uint32_t i = 0; i < d; i++) {
+            square += (double)x[i] * (double)x[i];
+            difference += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
+        }
+        if (difference > square / 16)
+            return false;
+    }
+    return true;
+}
+
+uint32_t encode_sink_run(const struct dpq_codec *codec, const uint8_t *values, size_t row_bytes,
+                         uint32_t dtype)
+{
+    const struct dpq_geometry *g = &codec->profile->geometry;
+    uint32_t n = g->n_sink;
+
+    while (n && n < KERN_TOKENS &&
+           is_copy(&codec->kern, values, values + n * row_bytes, dtype, g->head_dim, g->n_kv_heads))
+        n++;
+    return n;
+}
 
 void encode_raw_row(const struct kern *k, const void *vector, uint32_t dtype, uint32_t d,
                     enum raw_type type, uint8_t *ret_row, float *ret_value)

@@ -104,9 +104,9 @@ static void choose_frame(struct step *s, bool is_key)
         own += y * y;
         difference += v * v;
     }
-    s->unit->loop.frame[s->t] = is_key              ? FRAME_KEY
-                                : difference <= own ? FRAME_PREDICTED
-                                                    : FRAME_INTRA;
+    s->unit->loop.frame[s->t] = is_key                                ? FRAME_KEY
+                                : stream->strict || difference <= own ? FRAME_PREDICTED
+                                                                      : FRAME_INTRA;
     if (loop_is_predicted(&s->unit->loop, s->t))
         for (uint32_t i = 0; i < s->d; i++)
             s->target[i] -= s->from[i];

@@ -29,7 +29,7 @@ static void subtract_prediction(struct dpq_codec *c, struct loop_unit *u)
     for (uint32_t t = 0; t < KERN_TOKENS; t++) {
         float *x = c->x + (size_t)t * d;
         const float *p = c->p + (size_t)t * d;
-        bool pays = square_sum(x, p, d) <= square_sum(x, NULL, d);
+        bool pays = u->stream->strict || square_sum(x, p, d) <= square_sum(x, NULL, d);
 
         u->frame[t] = pays ? FRAME_PREDICTED : FRAME_INTRA;
         if (pays)

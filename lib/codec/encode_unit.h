@@ -37,6 +37,17 @@ struct encode_unit {
 };
 
 /**
+ * encode_sink_run() - how many tokens of a sequence's first tile are sinks, in one layer
+ * @values:  V of head 0 and token 0; of token t at values + t * row_bytes, heads side by side
+ *
+ * The first n_sink, and those right after them that are copies of the first one: a run of equal
+ * tokens at the start (padding, an indent) shares the attention of a sink, and each copy has its
+ * outlying vectors. Their values are within 1/4 of the first token's length, in every head.
+ */
+uint32_t encode_sink_run(const struct dpq_codec *codec, const uint8_t *values, size_t row_bytes,
+                         uint32_t dtype);
+
+/**
  * encode_unit() - fill panels and all that unit says
  *
  * Leaves in codec: y, the coordinates that were coded; y_base and y_fine, what the planes make of

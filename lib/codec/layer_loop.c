@@ -14,8 +14,8 @@
 
 struct dpq_layer_loop {
     const struct dpq_profile *profile;
-    uint64_t first_position;
-    uint32_t n_sink, rate, layer;
+    uint64_t first_position, first_index;
+    uint32_t rate, layer;
     float *below; /* as struct dpq_codec has it, between two layers; NULL without depth */
     uint8_t base_panel[DPQ_MAX_HEAD_DIM / 2 * KERN_LINE],
         fine_panel[DPQ_MAX_HEAD_DIM / 2 * KERN_LINE];
@@ -47,7 +47,7 @@ int dpq_layer_loop_new(const struct dpq_codec *codec, uint64_t first_position, u
     }
     loop->profile = codec->profile;
     loop->first_position = first_position;
-    loop->n_sink = first_index ? 0 : g->n_sink;
+    loop->first_index = first_index;
     loop->rate = rate;
     *ret_loop = loop;
     return 0;
@@ -85,10 +85,12 @@ static void code_layer(struct dpq_layer_loop *loop, struct dpq_codec *c, const u
     struct encode_input in = {
         .row_bytes = 2 * g->n_kv_heads * head_bytes,
         .dtype = dtype,
-        .n_sink = loop->n_sink,
         .group_log2 = c->profile->group_log2,
         .keeps_base = c->below,
     };
+
+    if (!loop->first_index)
+        in.n_sink = encode_sink_run(c, rows + g->n_kv_heads * head_bytes, in.row_bytes, dtype);
 
     for (u.loop.kind = 0; u.loop.kind < 2; u.loop.kind++)
         for (u.loop.head = 0; u.loop.head < g->n_kv_heads; u.loop.head++) {

@@ -194,6 +194,7 @@ static const char *locate_stream(const struct dpq_profile *p, const struct profi
         .reference = f->reference,
         .dsub = f->dsub,
         .fine_rates = f->fine_rates,
+        .strict = f->flags & PROFILE_STRICT,
         .importance = f->importance,
         .mean = want(p, f->mean, n.vector),
         .encode = want(p, f->encode, n.matrix),
@@ -240,7 +241,7 @@ static int locate_streams(struct opened *o, const struct profile_file_header *h,
 
         memcpy(&f, directory + (size_t)i * sizeof(f), sizeof(f));
         if ((f.dsub != 2 && f.dsub != 4) || f.reference > REFERENCE_DEPTH || f.fine_rates >> 3 ||
-            (f.flags & ~(uint32_t)PROFILE_DECODE_IS_TRANSPOSED))
+            (f.flags & ~(uint32_t)PROFILE_FLAGS))
             wrong = "dsub, reference, rates or flags are out of range";
         else
             wrong =

@@ -14,6 +14,8 @@ enum {
     PROFILE_ALIGN = 64,
     PROFILE_CRC_FROM = 16, /* the CRC covers everything from here on */
     PROFILE_DECODE_IS_TRANSPOSED = 1 << 0,
+    PROFILE_STRICT = 1 << 1,
+    PROFILE_FLAGS = 3,
 };
 
 struct profile_file_header {

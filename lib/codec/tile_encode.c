@@ -28,7 +28,7 @@ struct encoder {
     const struct dpq_profile *profile;
     const uint8_t *rows;
     size_t row_bytes, head_bytes;
-    uint32_t dtype, rate, n_sink;
+    uint32_t dtype, rate;
     bool keeps_base;
     struct note *notes; /* [n_streams] */
     uint8_t *base, *fine;
@@ -105,10 +105,13 @@ static void encode_layer(struct encoder *e, uint32_t layer)
     struct encode_input in = {
         .row_bytes = e->row_bytes,
         .dtype = e->dtype,
-        .n_sink = e->n_sink,
         .group_log2 = e->profile->group_log2,
         .keeps_base = e->keeps_base,
     };
+    size_t values = dpq_stream_index(g, layer, DPQ_V, 0) * e->head_bytes;
+
+    if (!e->header.first_index)
+        in.n_sink = encode_sink_run(e->codec, e->rows + values, e->row_bytes, e->dtype);
 
     for (u.loop.kind = 0; u.loop.kind < 2; u.loop.kind++)
         for (u.loop.head = 0; u.loop.head < g->n_kv_heads; u.loop.head++) {
@@ -269,7 +272,6 @@ int dpq_tile_encode(struct dpq_codec *codec, const void *rows, uint32_t dtype,
         .head_bytes = g->head_dim * dpq_dtype_bytes(dtype),
         .dtype = dtype,
         .rate = rate,
-        .n_sink = first_index ? 0 : g->n_sink,
         .keeps_base = codec->below,
     };
     int r;

@@ -1,23 +1,19 @@
-/*
- * Calibration: the public functions
- *
- * A run deals streams out to threads by a counter. A stream's result goes to its own place, so that
- * it does not matter who made it; the first fault, or the wish to stop, ends all threads at their
- * next stream.
- */
+/* Calibration: the public functions, and the way through the stages. */
 
 #include "lib/codec/train.h"
 
 #include <cblas.h>
 #include <errno.h>
-#include <pthread.h>
-#include <stdatomic.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "lib/base/error.h"
 #include "lib/codec/fault.h"
 #include "lib/codec/profile_file.h"
+
+/* What exceeds this many times the held-out mean error is stored raw. */
+#define DEFAULT_BOUND 8
 
 DEFINE_CLEANUP(struct dpq_trainer *, dpq_trainer_free);
 
@@ -28,8 +24,35 @@ struct dpq_trainer *dpq_trainer_free(struct dpq_trainer *trainer)
     for (size_t i = 0; i < trainer->n_chunks; i++)
         free(trainer->chunks[i].rows);
     free(trainer->chunks);
+    free(trainer->metric);
     free(trainer);
     return NULL;
+}
+
+static int check_codec_options(const struct dpq_train_options *o, struct dpq_fault *fault)
+{
+    uint32_t g = o->group_tokens;
+
+    if (o->reference > DPQ_REFERENCE_DEPTH)
+        return fault_set(fault, DPQ_E_INVALID, "reference %u is not within 0 … %d", o->reference,
+                         DPQ_REFERENCE_DEPTH);
+    for (int kind = 0; kind < 2; kind++)
+        if (o->dsub[kind] && o->dsub[kind] != 2 && o->dsub[kind] != 4)
+            return fault_set(fault, DPQ_E_INVALID, "dsub %u is neither 2 nor 4", o->dsub[kind]);
+    if (g && (g < 8 || g > 128 || g & (g - 1)))
+        return fault_set(fault, DPQ_E_INVALID, "group_tokens %u is not 8, 16, 32, 64 or 128", g);
+    if (!(o->leak >= 0 && o->leak <= 1))
+        return fault_set(fault, DPQ_E_INVALID, "leak is not within 0 … 1");
+    if (!isfinite(o->metric_lambda) || o->metric_lambda > 1e3f)
+        return fault_set(fault, DPQ_E_INVALID, "metric_lambda is not at most 1000");
+    if (o->balanced_bits != 0 && !(o->balanced_bits >= 1 && o->balanced_bits <= 4))
+        return fault_set(fault, DPQ_E_INVALID, "balanced_bits is not within 1 … 4");
+    if (!isfinite(o->bound) || (o->bound > 0 && o->bound < 1))
+        return fault_set(fault, DPQ_E_INVALID,
+                         "bound is between 0 and 1: less than the mean error");
+    if (!(o->max_decode_mflop >= 0))
+        return fault_set(fault, DPQ_E_INVALID, "max_decode_mflop is negative");
+    return 0;
 }
 
 static int check_options(const struct dpq_train_options *o, struct dpq_fault *fault)
@@ -43,7 +66,7 @@ static int check_options(const struct dpq_train_options *o, struct dpq_fault *fa
                          o->n_iterations);
     if (!o->n_threads || o->n_threads > 64)
         return fault_set(fault, DPQ_E_INVALID, "n_threads %u is not within 1 … 64", o->n_threads);
-    return 0;
+    return check_codec_options(o, fault);
 }
 
 int dpq_trainer_new(const struct dpq_geometry *geometry, const struct dpq_train_options *options,
@@ -79,6 +102,7 @@ int dpq_trainer_add(struct dpq_trainer *trainer, const struct dpq_tensor *tensor
     };
     struct train_chunk *chunks;
     uint64_t n_row_bytes;
+    uint8_t *rows;
     int r;
 
     r = dpq_tensor_check(tensor, g, g->n_layers, n_tokens, n_bytes, ret_fault);
@@ -96,17 +120,38 @@ int dpq_trainer_add(struct dpq_trainer *trainer, const struct dpq_tensor *tensor
     if (!chunks)
         return error_origin(-ENOMEM);
     trainer->chunks = chunks;
-    chunk.rows = malloc(n_row_bytes);
-    if (!chunk.rows)
+    rows = malloc(n_row_bytes);
+    if (!rows)
         return error_origin(-ENOMEM);
-    r = dpq_rows_gather(g, tensor, memory, n_tokens, chunk.rows, ret_fault);
-    if (r) {
-        free(chunk.rows);
-        return r;
-    }
+    r = dpq_rows_gather(g, tensor, memory, n_tokens, rows, ret_fault);
+    r = r ? r : train_chunk_keep(trainer, &chunk, rows);
+    free(rows);
+    if (r)
+        return r < 0 ? error_fold(r) : r;
     trainer->chunks[trainer->n_chunks++] = chunk;
     trainer->n_tokens += n_tokens;
     trainer->n_bytes += n_row_bytes;
+    return 0;
+}
+
+int dpq_trainer_metric(struct dpq_trainer *trainer, uint32_t layer, uint32_t kind, uint32_t head,
+                       const float *metric, struct dpq_fault *ret_fault)
+{
+    const struct dpq_geometry *g = &trainer->geometry;
+    size_t n = (size_t)g->head_dim * g->head_dim, n_all = n * dpq_n_streams(g);
+
+    if (layer >= g->n_layers || kind > DPQ_V || head >= g->n_kv_heads)
+        return fault_set(ret_fault, DPQ_E_INVALID, "layer %u, kind %u, head %u is no stream", layer,
+                         kind, head);
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(metric[i]))
+            return fault_set_at(ret_fault, DPQ_E_NOT_FINITE, (int32_t)layer, (int32_t)kind,
+                                (int32_t)head, -1, "the metric is not finite");
+    if (!trainer->metric)
+        trainer->metric = calloc(n_all, sizeof(float));
+    if (!trainer->metric)
+        return error_origin(-ENOMEM);
+    memcpy(trainer->metric + n * dpq_stream_index(g, layer, kind, head), metric, n * sizeof(float));
     return 0;
 }
 
@@ -115,124 +160,139 @@ uint64_t dpq_trainer_tokens(const struct dpq_trainer *trainer)
     return trainer->n_tokens;
 }
 
-struct run {
-    struct train_plan plan;
-    struct train_result *results;
-    uint32_t n_streams;
-    atomic_uint next;
-    atomic_int stop; /* the first fault, or DPQ_E_CANCELLED */
-    pthread_mutex_t lock;
-    uint64_t n_done; /* under lock, as is progress() */
-    dpq_progress_fn progress;
-    void *user;
-};
+/* --- a run ----------------------------------------------------------------------------------- */
 
-static void stop(struct run *run, int why)
+static int make_workers(struct train_run *run)
 {
-    int none = 0;
+    uint32_t n = train_pool_n_workers(run->pool);
+    size_t n_slab = 1;
+    int r = 0;
 
-    atomic_compare_exchange_strong(&run->stop, &none, why);
-}
+    for (size_t c = 0; c < run->plan.trainer->n_chunks; c++) {
+        size_t bytes = train_chunk_bytes(run->geometry, &run->plan.trainer->chunks[c]);
 
-static void report(struct run *run)
-{
-    pthread_mutex_lock(&run->lock);
-    run->n_done++;
-    if (run->progress && !atomic_load(&run->stop) &&
-        run->progress(run->user, run->n_done, run->n_streams))
-        stop(run, DPQ_E_CANCELLED);
-    pthread_mutex_unlock(&run->lock);
-}
-
-static void *work(void *data)
-{
-    struct run *run = data;
-    struct train_worker worker;
-    uint32_t i;
-    int r;
-
-    r = train_worker_init(&worker, &run->plan);
-    if (r)
-        stop(run, r);
-    while (!atomic_load(&run->stop) && (i = atomic_fetch_add(&run->next, 1)) < run->n_streams) {
-        r = train_stream(&worker, i, &run->results[i]);
-        if (r)
-            stop(run, r);
-        else
-            report(run);
+        n_slab = bytes > n_slab ? bytes : n_slab;
     }
-    train_worker_deinit(&worker);
-    return NULL;
+    run->workers = calloc(n, sizeof(*run->workers));
+    if (!run->workers)
+        return error_origin(-ENOMEM);
+    for (uint32_t i = 0; i < n && !r; i++) {
+        struct train_worker *w = &run->workers[i];
+
+        r = dpq_codec_new(&run->stub, ~0u, &w->codec);
+        r = r ? r : train_book_scratch_init(&w->book, TRAIN_BOOK_ROWS);
+        w->slab = malloc(run->options->spill_fd > 0 ? n_slab : 1);
+        if (!w->slab)
+            r = error_origin(-ENOMEM);
+    }
+    return r ? error_fold(r) : 0;
 }
 
-/* The calling thread is one of n_threads; fewer are enough if no more can be had. */
-static int work_all(struct run *run, uint32_t n_threads)
+/* Memory for the stages: none of it grows with the number of layers. */
+static int make_room(struct train_run *run)
 {
-    pthread_t threads[64];
-    uint32_t n = 0;
-    int r;
+    size_t n = run->plan.n_rows * run->width, ld = 3 * run->width;
+    uint32_t wanted = run->options->reference;
+    bool depth = wanted == DPQ_REFERENCE_AUTO || wanted > DPQ_REFERENCE_TEMPORAL;
 
-    while (n + 1 < n_threads && n + 1 < run->n_streams &&
-           !pthread_create(&threads[n], NULL, work, run))
-        n++;
-    work(run);
-    while (n)
-        pthread_join(threads[--n], NULL);
-    r = atomic_load(&run->stop);
-    return r < 0 ? error_fold(r) : r;
+    run->x = malloc(n * sizeof(float));
+    run->results = calloc(dpq_n_streams(run->geometry), sizeof(*run->results));
+    if (!run->x || !run->results)
+        return error_origin(-ENOMEM);
+    if (!depth)
+        return 0;
+    run->p[0] = malloc(n * sizeof(float));
+    run->p[1] = malloc(n * sizeof(float));
+    run->refs = calloc(3 * n, sizeof(float));
+    run->values = malloc(n * sizeof(float));
+    run->gram = malloc(ld * ld * sizeof(double));
+    run->column_mean = malloc(ld * sizeof(double));
+    if (!run->p[0] || !run->p[1] || !run->refs || !run->values || !run->gram || !run->column_mean)
+        return error_origin(-ENOMEM);
+    return 0;
 }
 
-static int write_profile(const struct run *run, uint8_t **ret_bytes, size_t *ret_n_bytes)
+static void run_deinit(struct train_run *run)
 {
-    const struct dpq_trainer *trainer = run->plan.trainer;
-    struct profile_stream *streams = calloc(run->n_streams, sizeof(*streams));
-    char *info = train_info(&run->plan, run->results);
+    for (uint32_t i = 0; run->workers && i < train_pool_n_workers(run->pool); i++) {
+        dpq_codec_free(run->workers[i].codec);
+        train_book_scratch_deinit(&run->workers[i].book);
+        free(run->workers[i].slab);
+    }
+    for (uint32_t i = 0; run->results && i < dpq_n_streams(run->geometry); i++)
+        free(run->results[i].memory);
+    free(run->workers);
+    free(run->results);
+    free(run->x);
+    free(run->p[0]);
+    free(run->p[1]);
+    free(run->refs);
+    free(run->values);
+    free(run->gram);
+    free(run->column_mean);
+    train_plan_deinit(&run->plan);
+    train_pool_free(run->pool);
+}
+
+static int write_profile(const struct train_run *run, uint8_t **ret_bytes, size_t *ret_n_bytes)
+{
+    uint32_t n_streams = dpq_n_streams(run->geometry);
+    struct profile_stream *streams = calloc(n_streams, sizeof(*streams));
+    char *info = train_info(run);
+    struct profile_head head = {
+        .name = run->options->model_name,
+        .info_json = info,
+        .bound = run->options->bound < 0    ? 0
+                 : run->options->bound == 0 ? DEFAULT_BOUND
+                                            : run->options->bound,
+        .group_log2 = run->stub.group_log2,
+    };
     int r = -ENOMEM;
 
     if (streams && info) {
-        for (uint32_t i = 0; i < run->n_streams; i++)
+        for (uint32_t i = 0; i < n_streams; i++)
             streams[i] = run->results[i].stream;
-        struct profile_head head = {
-            .name = trainer->options.model_name,
-            .info_json = info,
-            .group_log2 = 5,
-        };
-
-        r = profile_write(&trainer->geometry, &head, streams, ret_bytes, ret_n_bytes);
+        r = profile_write(run->geometry, &head, streams, ret_bytes, ret_n_bytes);
     }
     free(streams);
     free(info);
     return r ? error_fold(r) : 0;
 }
 
-static void run_deinit(struct run *run)
+/* All streams of a stage are told at once: they were learned side by side. */
+static int report(const struct train_run *run, uint32_t layer, uint32_t kind)
 {
-    for (uint32_t i = 0; run->results && i < run->n_streams; i++)
-        free(run->results[i].memory);
-    free(run->results);
-    train_plan_deinit(&run->plan);
-    pthread_mutex_destroy(&run->lock);
+    uint32_t n_heads = run->geometry->n_kv_heads;
+
+    for (uint32_t head = 0; head < n_heads && run->progress; head++)
+        if (run->progress(run->user, dpq_stream_index(run->geometry, layer, kind, head) + 1,
+                          dpq_n_streams(run->geometry)))
+            return DPQ_E_CANCELLED;
+    return 0;
 }
 
-static int run_all(struct run *run, uint8_t **ret_bytes, size_t *ret_n_bytes,
-                   struct dpq_fault *fault)
+static int run_all(struct train_run *run, const struct dpq_trainer *trainer, uint8_t **ret_bytes,
+                   size_t *ret_n_bytes, struct dpq_fault *fault)
 {
-    const struct dpq_trainer *trainer = run->plan.trainer;
     int r;
 
     r = train_plan_init(&run->plan, trainer);
     if (r)
         return error_fold(r);
-    if (run->plan.n_rows < TRAIN_MIN_TOKENS - DPQ_TILE_TOKENS)
-        return fault_set(fault, DPQ_E_INVALID,
-                         "only %zu of the %llu tokens are not sinks: too few to calibrate",
-                         run->plan.n_rows, (unsigned long long)trainer->n_tokens);
-    run->results = calloc(run->n_streams, sizeof(*run->results));
-    if (!run->results)
-        return error_origin(-ENOMEM);
-    r = work_all(run, trainer->options.n_threads);
+    if (run->plan.n_valid[0] < TRAIN_MIN_TOKENS - 3 * DPQ_TILE_TOKENS)
+        return fault_set(
+            fault, DPQ_E_INVALID, "only %zu of the %llu tokens are not sinks: too few to calibrate",
+            run->plan.n_valid[0] + run->plan.n_valid[1], (unsigned long long)trainer->n_tokens);
+    r = train_pool_new(run->options->n_threads, &run->pool);
+    r = r ? r : make_workers(run);
+    r = r ? r : make_room(run);
+    for (uint32_t i = 0; i < 2 * run->geometry->n_layers && !r; i++) {
+        r = train_stage(run, i / 2, i % 2);
+        r = r ? r : report(run, i / 2, i % 2);
+    }
     if (r)
-        return r;
+        return r < 0 ? error_fold(r) : r;
+    train_rates(run->geometry, run->options, trainer->metric, run->results);
     r = write_profile(run, ret_bytes, ret_n_bytes);
     return r ? error_fold(r) : 0;
 }
@@ -240,10 +300,11 @@ static int run_all(struct run *run, uint8_t **ret_bytes, size_t *ret_n_bytes,
 int dpq_trainer_run(struct dpq_trainer *trainer, dpq_progress_fn progress, void *user,
                     uint8_t **ret_bytes, size_t *ret_n_bytes, struct dpq_fault *ret_fault)
 {
-    struct run run = {
-        .plan.trainer = trainer,
-        .n_streams = dpq_n_streams(&trainer->geometry),
-        .lock = PTHREAD_MUTEX_INITIALIZER,
+    const struct dpq_train_options *o = &trainer->options;
+    struct train_run run = {
+        .geometry = &trainer->geometry,
+        .options = o,
+        .width = (size_t)trainer->geometry.n_kv_heads * trainer->geometry.head_dim,
         .progress = progress,
         .user = user,
     };
@@ -253,9 +314,11 @@ int dpq_trainer_run(struct dpq_trainer *trainer, dpq_progress_fn progress, void 
         return fault_set(ret_fault, DPQ_E_INVALID,
                          "%llu tokens are too few to calibrate: at least %d, better 8192",
                          (unsigned long long)trainer->n_tokens, TRAIN_MIN_TOKENS);
+    run.stub.geometry = trainer->geometry;
+    run.stub.group_log2 = o->group_tokens ? (uint32_t)__builtin_ctz(o->group_tokens) : 5;
     if (openblas_get_num_threads() != 1)
         openblas_set_num_threads(1); /* the threads are ours; and sums must not depend on them */
-    r = run_all(&run, ret_bytes, ret_n_bytes, ret_fault);
+    r = run_all(&run, trainer, ret_bytes, ret_n_bytes, ret_fault);
     run_deinit(&run);
     if (r == DPQ_E_CANCELLED)
         return fault_set(ret_fault, r, "calibration was stopped");

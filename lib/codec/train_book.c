@@ -1,13 +1,12 @@
 /*
  * One subspace: sixteen parents, sixteen children of each, rounded to int8
  *
- * Nearest means largest x·c - |c|²/2: a GEMM of the words with the samples, a row of ones below
- * them, then a running maximum over the words. k-means starts from k-means++ with a few candidates
- * a step; a word that loses all its samples moves to the sample that is served worst. Parents,
- * which serve many samples, take longer to settle and get twice the iterations.
+ * Nearest means largest x·c - |c|²/2, samples as lanes, with a running maximum over the words.
+ * k-means starts from k-means++ with a few candidates a step; a word that loses all its samples
+ * moves to the sample that is served worst. Parents settle on some of the samples, with twice the
+ * iterations, and are then adjusted to all.
  */
 
-#include <cblas.h>
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -22,10 +21,13 @@ enum {
     MAX_DSUB = 4,
     BLOCK = 512,
     N_SEED_SAMPLES = 2048, /* k-means++ looks at so many at most */
-    N_CANDIDATES = 3,
+    N_SEEDS = 3,
     MIN_SAMPLES = 2 * WORDS, /* a parent with fewer gets children by rule */
     N_SCALES = 128,
+    N_PARENT_SAMPLES = 4096, /* sixteen words need no more to settle */
 };
+
+#define SETTLED 1e-4 /* k-means ends when an iteration takes off less than this share */
 
 /* Samples of one subspace: coordinate i of sample t at x[i * stride + t]. */
 struct samples {
@@ -41,9 +43,8 @@ int train_book_scratch_init(struct train_book_scratch *s, size_t n)
         .distance = malloc((n + 1) * sizeof(float)),
         .label = malloc(n + 1),
         .child = malloc(n + 1),
-        .scores = malloc(((WORDS + MAX_DSUB + 1) * BLOCK) * sizeof(float)),
     };
-    if (!s->x || !s->distance || !s->label || !s->child || !s->scores)
+    if (!s->x || !s->distance || !s->label || !s->child)
         return error_origin(-ENOMEM);
     return 0;
 }
@@ -54,7 +55,6 @@ void train_book_scratch_deinit(struct train_book_scratch *s)
     free(s->distance);
     free(s->label);
     free(s->child);
-    free(s->scores);
     *s = (struct train_book_scratch){ 0 };
 }
 
@@ -111,7 +111,7 @@ static void seed_words(const struct samples *s, struct rng *rng, float *distance
     for (int w = 1; w < WORDS; w++) {
         double best = INFINITY;
 
-        for (int k = 0; k < N_CANDIDATES; k++) {
+        for (int k = 0; k < N_SEEDS; k++) {
             float c[MAX_DSUB];
             double sum;
 
@@ -128,17 +128,24 @@ static void seed_words(const struct samples *s, struct rng *rng, float *distance
 
 /* The word with the largest score, for each of n samples. Its number takes the place of the score's
  * last four bits, so that one maximum finds both. */
-static void find_largest(const float *scores, size_t n, float *ret_best, uint8_t *ret_label)
+static void find_largest(const float *block, uint32_t dsub, float table[WORDS][MAX_DSUB + 1],
+                         size_t n, float *ret_best, uint8_t *ret_label)
 {
-    for (size_t t = 0; t < n; t++) {
-        float best = -INFINITY;
+    float score[BLOCK];
 
-        for (uint32_t w = 0; w < WORDS; w++) {
-            float score = f32_from_bits((f32_bits(scores[w * BLOCK + t]) & ~15u) | w);
+    for (size_t t = 0; t < n; t++)
+        ret_best[t] = -INFINITY;
+    for (uint32_t w = 0; w < WORDS; w++) {
+        for (size_t t = 0; t < n; t++)
+            score[t] = table[w][dsub] + table[w][0] * block[t];
+        for (uint32_t i = 1; i < dsub; i++)
+            for (size_t t = 0; t < n; t++)
+                score[t] += table[w][i] * block[i * BLOCK + t];
+        for (size_t t = 0; t < n; t++) {
+            float marked = f32_from_bits((f32_bits(score[t]) & ~15u) | w);
 
-            best = score > best ? score : best;
+            ret_best[t] = marked > ret_best[t] ? marked : ret_best[t];
         }
-        ret_best[t] = best;
     }
     for (size_t t = 0; t < n; t++)
         ret_label[t] = (uint8_t)(f32_bits(ret_best[t]) & 15);
@@ -146,23 +153,16 @@ static void find_largest(const float *scores, size_t n, float *ret_best, uint8_t
 
 /* label and squared distance of samples from … from + n - 1, n ≤ BLOCK */
 static void assign_block(const struct samples *s, size_t from, size_t n,
-                         float table[WORDS][MAX_DSUB + 1], float *scratch, uint8_t *ret_label,
-                         float *ret_distance)
+                         float table[WORDS][MAX_DSUB + 1], uint8_t *ret_label, float *ret_distance)
 {
-    float *block = scratch, *scores = scratch + (MAX_DSUB + 1) * BLOCK;
-    float best[BLOCK], norm[BLOCK];
+    float block[MAX_DSUB * BLOCK], best[BLOCK], norm[BLOCK] = { 0 };
 
-    memset(norm, 0, n * sizeof(float));
     for (uint32_t i = 0; i < s->dsub; i++) {
         memcpy(block + (size_t)i * BLOCK, s->x + i * s->stride + from, n * sizeof(float));
         for (size_t t = 0; t < n; t++)
             norm[t] += block[i * BLOCK + t] * block[i * BLOCK + t];
     }
-    for (size_t t = 0; t < n; t++)
-        block[s->dsub * BLOCK + t] = 1;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, WORDS, (int)n, (int)s->dsub + 1, 1,
-                table[0], MAX_DSUB + 1, block, BLOCK, 0, scores, BLOCK);
-    find_largest(scores, n, best, ret_label);
+    find_largest(block, s->dsub, table, n, best, ret_label);
     for (size_t t = 0; t < n; t++) {
         float e = norm[t] - 2 * best[t];
 
@@ -171,8 +171,8 @@ static void assign_block(const struct samples *s, size_t from, size_t n,
 }
 
 /* Label all; returns the sum of squared distances. */
-static double assign(const struct samples *s, float words[WORDS][MAX_DSUB], float *scratch,
-                     uint8_t *ret_label, float *ret_distance)
+static double assign(const struct samples *s, float words[WORDS][MAX_DSUB], uint8_t *ret_label,
+                     float *ret_distance)
 {
     float table[WORDS][MAX_DSUB + 1];
     double sum = 0;
@@ -187,7 +187,7 @@ static double assign(const struct samples *s, float words[WORDS][MAX_DSUB], floa
         table[w][s->dsub] = norm / -2;
     }
     for (size_t t = 0; t < s->n; t += BLOCK)
-        assign_block(s, t, s->n - t < BLOCK ? s->n - t : BLOCK, table, scratch, ret_label + t,
+        assign_block(s, t, s->n - t < BLOCK ? s->n - t : BLOCK, table, ret_label + t,
                      ret_distance + t);
     for (size_t t = 0; t < s->n; t++)
         sum += (double)ret_distance[t];
@@ -243,11 +243,11 @@ static double k_means(const struct samples *s, uint32_t n_iterations, struct rng
     double error, before = INFINITY;
 
     seed_words(s, rng, scratch->distance, ret_words);
-    error = assign(s, ret_words, scratch->scores, ret_label, scratch->distance);
-    for (uint32_t i = 0; i < n_iterations && error < before; i++) {
+    error = assign(s, ret_words, ret_label, scratch->distance);
+    for (uint32_t i = 0; i < n_iterations && error < before * (1 - SETTLED); i++) {
         before = error;
         update(s, ret_label, scratch->distance, ret_words);
-        error = assign(s, ret_words, scratch->scores, ret_label, scratch->distance);
+        error = assign(s, ret_words, ret_label, scratch->distance);
     }
     return error;
 }
@@ -292,8 +292,33 @@ static size_t gather_children(const struct samples *s, const uint8_t *label, int
     return n;
 }
 
+/* Evenly spread over all. */
+static struct samples thin_out(const struct samples *all, float *x)
+{
+    size_t n = all->n < N_PARENT_SAMPLES ? all->n : N_PARENT_SAMPLES;
+
+    for (uint32_t i = 0; i < all->dsub; i++)
+        for (size_t t = 0; t < n; t++)
+            x[i * n + t] = all->x[i * all->stride + t * all->n / n];
+    return (struct samples){ x, n, n, all->dsub };
+}
+
+static void learn_parents(const struct samples *all, uint32_t n_iterations, struct rng *rng,
+                          struct train_book_scratch *scratch, struct train_book *b)
+{
+    struct samples some = thin_out(all, scratch->x);
+
+    b->base_error = k_means(&some, 2 * n_iterations, rng, scratch, scratch->label, b->base);
+    if (some.n < all->n) {
+        assign(all, b->base, scratch->label, scratch->distance);
+        update(all, scratch->label, scratch->distance, b->base);
+        b->base_error = assign(all, b->base, scratch->label, scratch->distance);
+    }
+    count(scratch->label, all->n, b->n_base);
+}
+
 void train_book_learn(const float *x, size_t stride, size_t n, uint32_t dsub, uint32_t n_iterations,
-                      struct rng *rng, struct train_book_scratch *scratch,
+                      bool children, struct rng *rng, struct train_book_scratch *scratch,
                       struct train_book *ret_book)
 {
     struct samples all = { x, stride, n, dsub };
@@ -303,10 +328,8 @@ void train_book_learn(const float *x, size_t stride, size_t n, uint32_t dsub, ui
     if (n < MIN_SAMPLES)
         default_words(dsub, b->base);
     else
-        b->base_error = k_means(&all, 2 * n_iterations, rng, scratch, scratch->label, b->base);
-    if (n >= MIN_SAMPLES)
-        count(scratch->label, n, b->n_base);
-    for (int p = 0; p < WORDS; p++) {
+        learn_parents(&all, n_iterations, rng, scratch, b);
+    for (int p = 0; p < WORDS && children; p++) {
         struct samples own = { scratch->x, n, b->n_base[p], dsub };
 
         if (own.n < MIN_SAMPLES) {

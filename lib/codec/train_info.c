@@ -35,7 +35,21 @@ static void put_ratio(FILE *f, double value)
 
 static double nmse(const struct train_result *r, bool fine)
 {
-    return fine ? r->nmse_fine : r->nmse_base;
+    return r->power > 0 ? r->mean_error[fine ? PLANE_FINE : PLANE_BASE] / r->power : 0;
+}
+
+static void put_references(FILE *f, const struct train_run *run)
+{
+    static const char *const NAMES[] = { "none", "temporal", "depth-head", "depth" };
+    uint32_t n[4] = { 0 };
+
+    for (uint32_t i = 0; i < dpq_n_streams(run->geometry); i++)
+        n[run->results[i].stream.reference]++;
+    fprintf(f, ",\"reference\":\"%s\",\"references\":{",
+            run->options->reference ? NAMES[run->options->reference - 1] : "auto");
+    for (int k = 0; k < 4; k++)
+        fprintf(f, "%s\"%s\":%u", k ? "," : "", NAMES[k], n[k]);
+    fputc('}', f);
 }
 
 static void put_kind(FILE *f, const struct dpq_geometry *g, const struct train_result *results,
@@ -67,10 +81,11 @@ static void put_streams(FILE *f, const char *name, const struct train_result *re
     fputc(']', f);
 }
 
-static void put_all(FILE *f, const struct train_plan *plan, const struct train_result *results)
+static void put_all(FILE *f, const struct train_run *run)
 {
-    const struct dpq_geometry *g = &plan->trainer->geometry;
-    const struct dpq_train_options *o = &plan->trainer->options;
+    const struct dpq_geometry *g = run->geometry;
+    const struct dpq_train_options *o = run->options;
+    const struct train_result *results = run->results;
 
     fputs("{\"model\":", f);
     put_string(f, o->model_name);
@@ -79,12 +94,14 @@ static void put_all(FILE *f, const struct train_plan *plan, const struct train_r
             "\"rope_pairing\":%u,\"rotary_dim\":%u,\"n_sink\":%u}",
             g->n_layers, g->n_kv_heads, g->n_q_heads, g->head_dim, g->rope_pairing, g->rotary_dim,
             g->n_sink);
-    fprintf(f, ",\"reference\":\"none\",\"dsub\":%d,\"metric\":\"identity\"", TRAIN_DSUB);
+    put_references(f, run);
+    fprintf(f, ",\"dsub\":[%u,%u],\"metric\":\"%s\"", o->dsub[0] ? o->dsub[0] : 2,
+            o->dsub[1] ? o->dsub[1] : 2, run->plan.trainer->metric ? "given" : "identity");
     fprintf(f, ",\"seed\":%llu,\"iterations\":%u", (unsigned long long)o->seed,
             o->n_iterations ? o->n_iterations : TRAIN_ITERATIONS);
     fprintf(f, ",\"tokens\":%llu,\"tokens_learned\":%zu,\"tokens_held_out\":%zu",
-            (unsigned long long)plan->trainer->n_tokens, plan->n_learn,
-            plan->n_rows - plan->n_learn);
+            (unsigned long long)run->plan.trainer->n_tokens, run->plan.n_valid[0],
+            run->plan.n_valid[1]);
     fputs(",\"nmse\":{", f);
     put_kind(f, g, results, DPQ_K);
     fputc(',', f);
@@ -96,7 +113,7 @@ static void put_all(FILE *f, const struct train_plan *plan, const struct train_r
     fputs("}}", f);
 }
 
-char *train_info(const struct train_plan *plan, const struct train_result *results)
+char *train_info(const struct train_run *run)
 {
     char *text = NULL;
     size_t n_text;
@@ -105,7 +122,7 @@ char *train_info(const struct train_plan *plan, const struct train_result *resul
 
     if (!f)
         return NULL;
-    put_all(f, plan, results);
+    put_all(f, run);
     failed = ferror(f);
     if (fclose(f) || failed) {
         free(text);

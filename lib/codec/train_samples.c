@@ -1,16 +1,93 @@
 /*
- * The samples: which are learned from, and one stream's at a time
+ * The samples: where they are kept, and which token is which row
  *
- * Left out are the tokens that a codec would store raw as sinks: outliers that no codebook has to
- * serve. Rows are sorted so that what is learned from comes first.
+ * A chunk is kept layer by layer, so that a stage reads what it needs in one piece; in memory, or
+ * in a file that the caller gave, of which never more than one layer of a chunk is in memory. Rows
+ * are tokens in the order of addition, 128 a tile; every sixteenth tile is held out and its rows
+ * come last. Sinks have rows of zeroes: outliers that a codec stores raw and no codebook has to
+ * serve.
  */
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "lib/base/error.h"
 #include "lib/codec/train.h"
+
+size_t train_chunk_bytes(const struct dpq_geometry *g, const struct train_chunk *chunk)
+{
+    return dpq_row_bytes(g, chunk->dtype) / g->n_layers * chunk->n_tokens;
+}
+
+static int write_all(int fd, const uint8_t *bytes, size_t n, uint64_t offset)
+{
+    while (n) {
+        ssize_t done = pwrite(fd, bytes, n, (off_t)offset);
+
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done < 0)
+            return error_origin(-errno);
+        bytes += done;
+        offset += (uint64_t)done;
+        n -= (size_t)done;
+    }
+    return 0;
+}
+
+static int read_all(int fd, uint8_t *bytes, size_t n, uint64_t offset)
+{
+    while (n) {
+        ssize_t done = pread(fd, bytes, n, (off_t)offset);
+
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done <= 0)
+            return error_origin(done < 0 ? -errno : -EIO);
+        bytes += done;
+        offset += (uint64_t)done;
+        n -= (size_t)done;
+    }
+    return 0;
+}
+
+int train_chunk_keep(struct dpq_trainer *trainer, struct train_chunk *chunk,
+                     const uint8_t *canonical_rows)
+{
+    const struct dpq_geometry *g = &trainer->geometry;
+    size_t row = dpq_row_bytes(g, chunk->dtype), part = row / g->n_layers;
+    size_t n_bytes = row * chunk->n_tokens;
+    uint8_t *rows = malloc(n_bytes), *to = rows;
+    int r;
+
+    if (!rows)
+        return error_origin(-ENOMEM);
+    for (uint32_t layer = 0; layer < g->n_layers; layer++)
+        for (uint32_t t = 0; t < chunk->n_tokens; t++)
+            to = mempcpy(to, canonical_rows + t * row + layer * part, part);
+    if (trainer->options.spill_fd <= 0) {
+        chunk->rows = rows;
+        return 0;
+    }
+    chunk->offset = trainer->n_bytes;
+    r = write_all(trainer->options.spill_fd, rows, n_bytes, chunk->offset);
+    free(rows);
+    return r ? error_fold(r) : 0;
+}
+
+/* Token number i has this row. */
+static size_t row_of(const struct train_plan *plan, size_t token)
+{
+    size_t tile = token / KERN_TOKENS, held = tile / TRAIN_HOLD_OUT, slot = tile - held;
+
+    if (plan->n_tiles < TRAIN_HOLD_OUT)
+        slot = tile; /* only the last is held out */
+    else if (tile % TRAIN_HOLD_OUT == TRAIN_HOLD_OUT - 1)
+        slot = plan->n_learn_tiles + held;
+    return slot * KERN_TOKENS + token % KERN_TOKENS;
+}
 
 static bool is_sink(const struct dpq_trainer *trainer, const struct train_chunk *chunk, uint32_t t)
 {
@@ -20,22 +97,14 @@ static bool is_sink(const struct dpq_trainer *trainer, const struct train_chunk 
 static void assign_rows(struct train_plan *plan)
 {
     const struct dpq_trainer *trainer = plan->trainer;
-    size_t n_learn = 0, n_seen = 0;
-    int32_t *row = plan->row;
+    size_t token = 0;
 
-    plan->n_rows = trainer->n_tokens;
     for (size_t c = 0; c < trainer->n_chunks; c++)
-        for (uint32_t t = 0; t < trainer->chunks[c].n_tokens; t++)
-            plan->n_rows -= is_sink(trainer, &trainer->chunks[c], t);
-    plan->n_learn = plan->n_rows - plan->n_rows / TRAIN_HOLD_OUT;
-    for (size_t c = 0; c < trainer->n_chunks; c++)
-        for (uint32_t t = 0; t < trainer->chunks[c].n_tokens; t++, row++) {
-            if (is_sink(trainer, &trainer->chunks[c], t))
-                *row = TRAIN_NO_ROW;
-            else if (++n_seen % TRAIN_HOLD_OUT)
-                *row = (int32_t)n_learn++;
-            else
-                *row = (int32_t)(plan->n_learn + n_seen / TRAIN_HOLD_OUT - 1);
+        for (uint32_t t = 0; t < trainer->chunks[c].n_tokens; t++, token++) {
+            size_t row = row_of(plan, token);
+
+            plan->valid[row] = !is_sink(trainer, &trainer->chunks[c], t);
+            plan->n_valid[row >= plan->n_learn] += plan->valid[row];
         }
 }
 
@@ -63,9 +132,14 @@ int train_plan_init(struct train_plan *plan, const struct dpq_trainer *trainer)
     int r;
 
     *plan = (struct train_plan){ .trainer = trainer };
-    kern_init(&plan->kern, kern_cpu_detect());
-    plan->row = malloc(trainer->n_tokens * sizeof(*plan->row));
-    if (!plan->row)
+    plan->n_tiles = (trainer->n_tokens + KERN_TOKENS - 1) / KERN_TOKENS;
+    plan->n_learn_tiles = plan->n_tiles < TRAIN_HOLD_OUT
+                              ? plan->n_tiles - 1
+                              : plan->n_tiles - plan->n_tiles / TRAIN_HOLD_OUT;
+    plan->n_learn = plan->n_learn_tiles * KERN_TOKENS;
+    plan->n_rows = plan->n_tiles * KERN_TOKENS;
+    plan->valid = calloc(plan->n_rows, 1);
+    if (!plan->valid)
         return error_origin(-ENOMEM);
     r = rope_table_new(&trainer->geometry, trainer->n_tokens, &plan->rope);
     if (r)
@@ -77,12 +151,13 @@ int train_plan_init(struct train_plan *plan, const struct dpq_trainer *trainer)
 
 void train_plan_deinit(struct train_plan *plan)
 {
-    free(plan->row);
+    free(plan->valid);
     rope_table_free(&plan->rope);
     *plan = (struct train_plan){ 0 };
 }
 
-static void turn_back(const struct train_plan *plan, size_t token, float *x, size_t n)
+static void turn_back(const struct train_plan *plan, const struct kern *kern, size_t token,
+                      float *x, size_t n)
 {
     const struct dpq_geometry *g = &plan->trainer->geometry;
     struct rope_table at = plan->rope;
@@ -92,31 +167,49 @@ static void turn_back(const struct train_plan *plan, size_t token, float *x, siz
         return;
     at.inverse_cosine += skip;
     at.inverse_sine += skip;
-    rope_undo(&plan->kern, g, &at, x, n);
+    rope_undo(kern, g, &at, x, n);
 }
 
-void train_gather(const struct train_plan *plan, uint32_t stream, float *block, float *ret_x)
+static size_t first_token(const struct train_plan *plan, size_t chunk)
+{
+    size_t n = 0;
+
+    for (size_t c = 0; c < chunk; c++)
+        n += plan->trainer->chunks[c].n_tokens;
+    return n;
+}
+
+int train_gather(const struct train_plan *plan, const struct kern *kern, size_t chunk,
+                 uint32_t layer, uint32_t kind, void *scratch, float *block, float *ret_x)
 {
     const struct dpq_geometry *g = &plan->trainer->geometry;
-    bool is_key = stream / g->n_kv_heads % 2 == DPQ_K;
-    size_t d = g->head_dim, first = 0;
+    const struct train_chunk *c = &plan->trainer->chunks[chunk];
+    size_t d = g->head_dim, first = first_token(plan, chunk), n_bytes = train_chunk_bytes(g, c);
+    size_t head_bytes = d * dpq_dtype_bytes(c->dtype), stride = 2 * g->n_kv_heads * head_bytes;
+    const uint8_t *rows = c->rows ? c->rows + layer * n_bytes : scratch;
+    int r;
 
-    for (size_t c = 0; c < plan->trainer->n_chunks; c++) {
-        const struct train_chunk *chunk = &plan->trainer->chunks[c];
-        size_t stride = dpq_row_bytes(g, chunk->dtype);
-        const uint8_t *from = chunk->rows + stream * d * dpq_dtype_bytes(chunk->dtype);
-
-        for (size_t t = 0; t < chunk->n_tokens; t += KERN_TOKENS) {
-            size_t n = chunk->n_tokens - t < KERN_TOKENS ? chunk->n_tokens - t : KERN_TOKENS;
-            const int32_t *row = plan->row + first + t;
-
-            plan->kern.load[chunk->dtype](from + t * stride, (ptrdiff_t)stride, n, d, block);
-            if (is_key)
-                turn_back(plan, first + t, block, n);
-            for (size_t i = 0; i < n; i++)
-                if (row[i] != TRAIN_NO_ROW)
-                    memcpy(ret_x + (size_t)row[i] * d, block + i * d, d * sizeof(float));
-        }
-        first += chunk->n_tokens;
+    if (!c->rows) {
+        r = read_all(plan->trainer->options.spill_fd, scratch, n_bytes,
+                     c->offset + layer * n_bytes);
+        if (r)
+            return error_fold(r);
     }
+    for (uint32_t head = 0; head < g->n_kv_heads; head++)
+        for (size_t t = 0; t < c->n_tokens; t += KERN_TOKENS) {
+            size_t n = c->n_tokens - t < KERN_TOKENS ? c->n_tokens - t : KERN_TOKENS;
+            const uint8_t *from = rows + (kind * g->n_kv_heads + head) * head_bytes + t * stride;
+
+            kern->load[c->dtype](from, (ptrdiff_t)stride, n, d, block);
+            if (kind == DPQ_K)
+                turn_back(plan, kern, first + t, block, n);
+            for (size_t i = 0; i < n; i++) {
+                size_t row = row_of(plan, first + t + i);
+
+                if (plan->valid[row])
+                    memcpy(ret_x + (head * plan->n_rows + row) * d, block + i * d,
+                           d * sizeof(float));
+            }
+        }
+    return 0;
 }

@@ -1,11 +1,11 @@
 /*
- * One stream: mean, rotation, gains, trees, and what the whole costs on tokens held out
+ * One stream: rotation, leaks, and the samples of its trees
  *
  * The rotation holds the eigenvectors of the covariance of directions, dealt to subspaces so that
  * the products of their variances are alike. Directions, for every vector is coded over its gain:
- * on a real model this leaves 5 % less divergence at 2 bits than the plain covariance. From then on
- * a vector is what the codec makes of it: y = E (x - mean) over its quantised gain, panels of 128
- * tokens, the codec's own kernels for gain and search.
+ * on a real model this leaves 5 % less divergence at 2 bits than the plain covariance. With an
+ * output metric M the codec works on M^(1/2) x: encode = R^T M^(1/2), decode = M^(-1/2) R.
+ * From then on a vector is what the codec makes of it: y over its quantised gain.
  */
 
 #include <cblas.h>
@@ -15,95 +15,165 @@
 #include <string.h>
 
 #include "lib/base/error.h"
-#include "lib/codec/codec.h"
+#include "lib/codec/profile_file.h"
 #include "lib/codec/train.h"
 
-/* A vector that reaches this far is beyond the largest gain: the codec stores it raw, and whoever
- * learned from it would learn nothing else. */
-#define TOO_LARGE 65536.f
+#define MAX_LEAK .98 /* theory 3.1: too much leak costs less than none */
 
-/* LAPACK, as OpenBLAS exports it; the last two are the lengths of jobz and uplo. */
-extern void dsyevd_(const char *jobz, const char *uplo, const int *n, double *a, const int *lda,
-                    double *w, double *work, const int *lwork, int *iwork, const int *liwork,
-                    int *info, size_t, size_t);
-
-int train_worker_init(struct train_worker *w, const struct train_plan *plan)
+/* Room for all that a stream's pointers point to; 64-bit things first. */
+static int make_room(struct train_stream *s, const struct train_predictor *predictor,
+                     struct train_result *result)
 {
-    size_t d = plan->trainer->geometry.head_dim, n = plan->n_rows;
-    int r;
+    struct profile_sizes n =
+        profile_sizes(s->run->geometry->head_dim, s->dsub, predictor ? predictor->n_inputs : 0);
+    size_t tree = n.scale + n.base + n.fine;
+    uint8_t *at =
+        calloc(1, n.vector + 2 * n.matrix + N_TREES * tree + n.leak + n.weight + n.vector);
 
-    *w = (struct train_worker){
-        .plan = plan,
-        .x = malloc(n * d * sizeof(float)),
-        .y = malloc(n * d * sizeof(float)),
-        .gain = malloc(n * sizeof(float)),
-        .block = malloc(KERN_TOKENS * d * sizeof(float)),
-        .rotated = malloc(KERN_TOKENS * d * sizeof(float)),
-    };
-    if (!w->x || !w->y || !w->gain || !w->block || !w->rotated)
+    if (!at)
         return error_origin(-ENOMEM);
-    r = train_book_scratch_init(&w->book, n);
-    return r ? error_fold(r) : 0;
-}
-
-void train_worker_deinit(struct train_worker *w)
-{
-    free(w->x);
-    free(w->y);
-    free(w->gain);
-    free(w->block);
-    free(w->rotated);
-    train_book_scratch_deinit(&w->book);
-    *w = (struct train_worker){ 0 };
-}
-
-static bool is_too_large(const float *x, size_t d)
-{
-    float widest = 0;
-
-    for (size_t i = 0; i < d; i++)
-        widest = fmaxf(widest, fabsf(x[i]));
-    return widest > TOO_LARGE;
-}
-
-/* The mean of what is learned from; then all rows less the mean, and 0 for those that are too
- * large. */
-static void centre(float *x, size_t n_learn, size_t n_rows, size_t d, float *ret_mean)
-{
-    double sum[DPQ_MAX_HEAD_DIM] = { 0 };
-    size_t n = 0;
-
-    for (size_t t = 0; t < n_learn; t++) {
-        if (is_too_large(x + t * d, d))
-            continue;
-        for (size_t i = 0; i < d; i++)
-            sum[i] += (double)x[t * d + i];
-        n++;
+    result->memory = at;
+#define PLACE(field, n_bytes) ((field) = (void *)at, at += (n_bytes))
+    PLACE(s->stream.mean, n.vector);
+    PLACE(s->stream.encode, n.matrix);
+    PLACE(s->stream.decode, n.matrix);
+    for (int t = 0; t < N_TREES; t++)
+        PLACE(s->stream.tree[t].scale, n.scale);
+    if (predictor) {
+        s->stream.n_inputs = predictor->n_inputs;
+        PLACE(s->stream.weight, n.weight);
+        PLACE(s->stream.bias, n.vector);
+        memcpy((void *)s->stream.weight, predictor->weight, n.weight);
+        memcpy((void *)s->stream.bias, predictor->bias, n.vector);
     }
-    for (size_t i = 0; i < d; i++)
-        ret_mean[i] = n ? (float)(sum[i] / (double)n) : 0;
-    for (size_t t = 0; t < n_rows; t++) {
-        bool too_large = is_too_large(x + t * d, d);
+    if (s->reference == REFERENCE_TEMPORAL)
+        PLACE(s->stream.leak, n.leak);
+    for (int t = 0; t < N_TREES; t++) {
+        PLACE(s->stream.tree[t].base, n.base);
+        PLACE(s->stream.tree[t].fine, n.fine);
+    }
+#undef PLACE
+    return 0;
+}
 
-        for (size_t i = 0; i < d; i++)
-            x[t * d + i] = too_large ? 0 : x[t * d + i] - ret_mean[i];
+size_t train_row_tile(const struct train_stream *s, size_t i)
+{
+    return i * s->run->plan.n_learn_tiles / (s->n_rows / KERN_TOKENS);
+}
+
+int train_stream_init(struct train_stream *s, struct train_run *run, uint32_t layer, uint32_t kind,
+                      uint32_t head, uint32_t reference, size_t n_rows,
+                      const struct train_predictor *predictor, struct train_result *result)
+{
+    const struct dpq_geometry *g = run->geometry;
+    size_t d = g->head_dim, at = head * run->plan.n_rows * d;
+
+    *s = (struct train_stream){
+        .run = run,
+        .layer = layer,
+        .kind = kind,
+        .head = head,
+        .index = dpq_stream_index(g, layer, kind, head),
+        .reference = reference,
+        .dsub = run->options->dsub[kind] ? run->options->dsub[kind] : 2,
+        .n_rows = n_rows < run->plan.n_learn ? n_rows : run->plan.n_learn,
+        .x = run->x + at,
+    };
+    if (reference >= REFERENCE_DEPTH_HEAD)
+        s->p = run->p[reference - REFERENCE_DEPTH_HEAD] + at;
+    s->stream.reference = reference;
+    s->stream.dsub = s->dsub;
+    s->stream.importance = 1;
+    s->stream.strict = reference == REFERENCE_TEMPORAL && run->options->leak > 0;
+    for (int t = 0; t < N_TREES; t++)
+        s->samples[t] = malloc(s->n_rows * d * sizeof(float));
+    if (!s->samples[0] || !s->samples[1] ||
+        make_room(s, reference >= REFERENCE_DEPTH_HEAD ? predictor : NULL, result)) {
+        train_stream_deinit(s);
+        return error_origin(-ENOMEM);
+    }
+    return 0;
+}
+
+void train_stream_deinit(struct train_stream *s)
+{
+    for (int t = 0; t < N_TREES; t++) {
+        free(s->samples[t]);
+        s->samples[t] = NULL;
     }
 }
 
-void train_deal(const double *eigenvalues, uint32_t d, uint32_t dsub, uint32_t *ret_order)
+/* One tile's vectors as they will be coded, open loop in time: [128][head_dim] */
+static void residual_rows(const struct train_stream *s, size_t tile, float a, float *ret_d)
 {
-    uint32_t n_subspaces = d / dsub, n_dealt[DPQ_MAX_HEAD_DIM / TRAIN_DSUB] = { 0 };
-    double sum[DPQ_MAX_HEAD_DIM / TRAIN_DSUB] = { 0 };
-    double least = eigenvalues[d - 1] > 0 ? eigenvalues[d - 1] * 1e-9 : 1;
+    size_t d = s->run->geometry->head_dim, at = tile * KERN_TOKENS * d;
 
-    for (uint32_t i = d; i-- > 0;) {
-        uint32_t best = n_subspaces;
+    for (size_t i = 0; i < KERN_TOKENS * d; i++) {
+        ret_d[i] = s->x[at + i];
+        if (s->p)
+            ret_d[i] -= s->p[at + i];
+        if (a != 0 && i >= d)
+            ret_d[i] -= a * s->x[at + i - d];
+    }
+    for (size_t t = 0; t < KERN_TOKENS; t++) /* p of a sink is nobody's business */
+        if (!s->run->plan.valid[tile * KERN_TOKENS + t])
+            memset(ret_d + t * d, 0, d * sizeof(float));
+}
 
-        for (uint32_t m = 0; m < n_subspaces; m++)
-            if (n_dealt[m] < dsub && (best == n_subspaces || sum[m] < sum[best]))
-                best = m;
-        sum[best] += log(fmax(eigenvalues[i], least));
-        ret_order[best * dsub + n_dealt[best]++] = i;
+/* One leak for all: <x_t, x_(t-1)> over <x, x>, for the rotation only. */
+static float common_leak(const struct train_stream *s)
+{
+    size_t d = s->run->geometry->head_dim;
+    double cross = 0, own = 1e-30;
+
+    if (s->reference != REFERENCE_TEMPORAL)
+        return 0;
+    for (size_t i = 0; i < s->n_rows / KERN_TOKENS; i++) {
+        const float *x = s->x + train_row_tile(s, i) * KERN_TOKENS * d;
+
+        for (size_t k = d; k < KERN_TOKENS * d; k++) {
+            cross += (double)x[k] * (double)x[k - d];
+            own += (double)x[k - d] * (double)x[k - d];
+        }
+    }
+    return s->pure ? 1 : (float)fmin(fmax(cross / own, 0), MAX_LEAK);
+}
+
+/* Rows over their rms, zeros as they are. */
+static void normalise(float *x, size_t n, size_t d)
+{
+    for (size_t t = 0; t < n; t++) {
+        double square = 0;
+        float factor;
+
+        for (size_t i = 0; i < d; i++)
+            square += (double)x[t * d + i] * (double)x[t * d + i];
+        factor = square > 0 ? (float)(1 / sqrt(square / (double)d)) : 0;
+        for (size_t i = 0; i < d; i++)
+            x[t * d + i] *= isfinite(factor) ? factor : 0;
+    }
+}
+
+/* Second moments of the directions of M^(1/2) times what will be coded. */
+static void directions(const struct train_stream *s, struct train_worker *w, const float *root,
+                       float *ret_covariance)
+{
+    int d = (int)s->run->geometry->head_dim;
+    float a = common_leak(s), scale = 1.f / (float)s->n_rows;
+
+    memset(ret_covariance, 0, (size_t)d * (size_t)d * sizeof(float));
+    for (size_t i = 0; i < s->n_rows / KERN_TOKENS; i++) {
+        float *z = w->codec->x;
+
+        residual_rows(s, train_row_tile(s, i), a, z);
+        if (root) {
+            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, KERN_TOKENS, d, d, 1, z, d, root,
+                        d, 0, w->codec->y, d);
+            z = w->codec->y;
+        }
+        normalise(z, KERN_TOKENS, (size_t)d);
+        cblas_ssyrk(CblasRowMajor, CblasUpper, CblasTrans, d, KERN_TOKENS, scale, z, d, 1,
+                    ret_covariance, d);
     }
 }
 
@@ -118,269 +188,172 @@ static double sign_of(const double *v, uint32_t d)
     return v[at] < 0 ? -1 : 1;
 }
 
-/* a: symmetric, the lower half of each column is given. Becomes eigenvectors, a row each, the
- * eigenvalues ascending. */
-static int eigen(double *a, uint32_t d, double *ret_values)
+/* encode = R^T root, decode = inverse R; without a metric the roots are the identity */
+static void set_rotation(struct train_stream *s, const double *vectors, const uint32_t *order,
+                         const float *root, const float *inverse)
 {
-    int n = (int)d, n_work = 1 + 6 * n + 2 * n * n, n_iwork = 3 + 5 * n, info;
-    double *work = malloc((size_t)n_work * sizeof(double));
-    int *iwork = malloc((size_t)n_iwork * sizeof(int));
+    uint32_t d = s->run->geometry->head_dim;
+    float *encode = (float *)s->stream.encode, *decode = (float *)s->stream.decode;
 
-    if (work && iwork)
-        dsyevd_("V", "L", &n, a, &n, ret_values, work, &n_work, iwork, &n_iwork, &info, 1, 1);
-    else
-        info = -ENOMEM;
-    free(work);
-    free(iwork);
-    if (info < 0)
-        return error_origin(-ENOMEM);
-    return info ? error_origin(-EDOM) : 0; /* it does not converge: not seen with finite input */
-}
-
-static int rotation(const float *x, size_t n, uint32_t d, float *covariance, double *a,
-                    float *ret_encode, float *ret_decode)
-{
-    double values[DPQ_MAX_HEAD_DIM] = { 0 };
-    uint32_t order[DPQ_MAX_HEAD_DIM];
-    int r;
-
-    cblas_ssyrk(CblasRowMajor, CblasUpper, CblasTrans, (int)d, (int)n, 1.f / (float)n, x, (int)d, 0,
-                covariance, (int)d);
-    for (size_t i = 0; i < (size_t)d * d; i++)
-        a[i] = (double)covariance[i]; /* the row-major upper half is the column-major lower */
-    r = eigen(a, d, values);
-    if (r)
-        return error_fold(r);
-    train_deal(values, d, TRAIN_DSUB, order);
     for (uint32_t j = 0; j < d; j++) {
-        const double *v = a + (size_t)order[j] * d;
+        const double *v = vectors + (size_t)order[j] * d;
         double sign = sign_of(v, d);
 
-        for (uint32_t i = 0; i < d; i++)
-            ret_decode[i * d + j] = ret_encode[j * d + i] = (float)(sign * v[i]);
-    }
-    return 0;
-}
+        for (uint32_t i = 0; i < d; i++) {
+            double to = sign * v[i], from = to;
 
-/* Rows over their rms, zeros as they are. */
-static void normalise(const float *x, size_t n, size_t d, float *ret_z)
-{
-    for (size_t t = 0; t < n; t++) {
-        double square = 0;
-        float factor;
-
-        for (size_t i = 0; i < d; i++)
-            square += (double)x[t * d + i] * (double)x[t * d + i];
-        factor = square > 0 ? (float)(1 / sqrt(square / (double)d)) : 0;
-        for (size_t i = 0; i < d; i++)
-            ret_z[t * d + i] = x[t * d + i] * (isfinite(factor) ? factor : 0);
+            if (root) {
+                to = from = 0;
+                for (uint32_t k = 0; k < d; k++) {
+                    to += sign * v[k] * (double)root[(size_t)k * d + i];
+                    from += sign * v[k] * (double)inverse[(size_t)i * d + k];
+                }
+            }
+            encode[(size_t)j * d + i] = (float)to;
+            decode[(size_t)i * d + j] = (float)from;
+        }
     }
 }
 
-static int learn_rotation(struct train_worker *w, float *ret_encode, float *ret_decode)
+/* a_m = min(<y_t, y_(t-1)> / <y, y>, .98) of a subspace (theory 3.1), Q15 */
+static void set_leaks(struct train_stream *s, struct train_worker *w)
 {
-    uint32_t d = w->plan->trainer->geometry.head_dim;
-    float *covariance = calloc((size_t)d * d, sizeof(float));
-    double *a = malloc((size_t)d * d * sizeof(double));
-    int r = -ENOMEM;
+    size_t d = s->run->geometry->head_dim;
+    double cross[DPQ_MAX_HEAD_DIM] = { 0 }, own[DPQ_MAX_HEAD_DIM] = { 0 };
+    int16_t *leak = (int16_t *)s->stream.leak;
+    float fixed = s->pure ? 1 : s->run->options->leak;
 
-    normalise(w->x, w->plan->n_learn, d, w->y); /* y is not in use yet */
-    if (covariance && a)
-        r = rotation(w->y, w->plan->n_learn, d, covariance, a, ret_encode, ret_decode);
-    free(covariance);
+    for (size_t i = 0; i < s->n_rows / KERN_TOKENS; i++) {
+        const float *y = w->codec->y;
+
+        residual_rows(s, train_row_tile(s, i), 0, w->codec->x);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)d, KERN_TOKENS, (int)d, 1,
+                    s->stream.encode, (int)d, w->codec->x, (int)d, 0, w->codec->y, KERN_TOKENS);
+        for (size_t k = 0; k < d; k++)
+            for (size_t t = 1; t < KERN_TOKENS; t++) {
+                double before = (double)y[k * KERN_TOKENS + t - 1];
+
+                cross[k] += before * (double)y[k * KERN_TOKENS + t];
+                own[k] += before * before;
+            }
+    }
+    for (size_t m = 0; m < d / s->dsub; m++) {
+        double up = 0, down = 1e-30, a;
+
+        for (size_t k = m * s->dsub; k < (m + 1) * s->dsub; k++) {
+            up += cross[k];
+            down += own[k];
+        }
+        a = fixed > 0 ? (double)fixed : fmin(fmax(up / down, 0), MAX_LEAK);
+        leak[m] = (int16_t)fmin(rint(a * 32768), INT16_MAX);
+    }
+}
+
+int train_rotation(struct train_stream *s, struct train_worker *w)
+{
+    uint32_t d = s->run->geometry->head_dim, order[DPQ_MAX_HEAD_DIM];
+    const float *metric = s->run->plan.trainer->metric;
+    double values[DPQ_MAX_HEAD_DIM] = { 0 }, importance = 1;
+    size_t n = (size_t)d * d;
+    float *room = malloc(3 * n * sizeof(float)), *root = NULL, *inverse = NULL;
+    double *a = malloc(n * sizeof(double));
+    int r = room && a ? 0 : error_origin(-ENOMEM);
+
+    if (!r && metric && s->run->options->metric_lambda >= 0) {
+        double lambda = s->run->options->metric_lambda > 0 ? s->run->options->metric_lambda : .1;
+
+        root = room + n;
+        inverse = root + n;
+        r = train_roots(metric + s->index * n, d, lambda, root, inverse, &importance);
+        if (r == DPQ_E_INVALID) { /* a stream that nothing depends on */
+            root = inverse = NULL;
+            importance = 1e-12;
+            r = 0;
+        }
+    }
+    if (!r) {
+        directions(s, w, root, room);
+        for (size_t i = 0; i < n; i++)
+            a[i] = (double)room[i]; /* the row-major upper half is the column-major lower */
+        r = train_eigen(a, d, values);
+    }
+    if (!r) {
+        train_deal(values, d, s->dsub, order);
+        set_rotation(s, a, order, root, inverse);
+        s->stream.importance = (float)fmax(importance, 1e-30);
+        if (s->reference == REFERENCE_TEMPORAL)
+            set_leaks(s, w);
+    }
+    free(room);
     free(a);
     return r ? error_fold(r) : 0;
 }
 
-/*
- * Rows from … to - 1 become columns of y, divided by their gain; returns the column after the last.
- * With drop_zeros, vectors with gain code 0 get no column: no codebook has to serve them.
- */
-static size_t project(struct train_worker *w, const float *encode, size_t from, size_t to,
-                      bool drop_zeros, size_t column)
+/* y less a_m y of the token before, but for the first of a tile */
+static void subtract_leaked(const struct train_stream *s, float *y)
 {
-    size_t d = w->plan->trainer->geometry.head_dim, stride = w->plan->n_rows;
+    size_t d = s->run->geometry->head_dim;
+
+    for (size_t k = 0; k < d; k++) {
+        float a = (float)s->stream.leak[k / s->dsub] * LOOP_LEAK_UNIT;
+
+        for (size_t t = KERN_TOKENS; --t > 0;)
+            y[k * KERN_TOKENS + t] -= a * y[k * KERN_TOKENS + t - 1];
+    }
+}
+
+void train_project(struct train_stream *s, struct train_worker *w, enum tree_index tree)
+{
+    size_t d = s->run->geometry->head_dim, column = 0;
+    struct train_stream plain = *s;
     int32_t code[KERN_TOKENS];
+    /* few tokens of a predicted stream will take the intra tree */
+    size_t step = tree == TREE_INTRA && s->reference != REFERENCE_NONE ? 4 : 1;
 
-    for (size_t t = from; t < to; t += KERN_TOKENS) {
-        size_t n = to - t < KERN_TOKENS ? to - t : KERN_TOKENS;
+    if (tree == TREE_INTRA)
+        plain.p = NULL;
+    for (size_t i = 0; i < s->n_rows / KERN_TOKENS; i += step) {
+        float *y = w->codec->y;
 
-        memset(w->block, 0, KERN_TOKENS * d * sizeof(float));
-        memcpy(w->block, w->x + t * d, n * d * sizeof(float));
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)d, KERN_TOKENS, (int)d, 1, encode,
-                    (int)d, w->block, (int)d, 0, w->rotated, KERN_TOKENS);
-        w->plan->kern.gains(w->rotated, d, code);
-        for (size_t k = 0; k < n; k++) {
-            int32_t c = code[k] < GAIN_CODES ? code[k] : GAIN_CODES - 1;
-            float gain = c > 0 ? exp2f((float)(c - GAIN_ONE) / 8) : 0;
-
-            if (drop_zeros && c <= 0)
-                continue;
-            for (size_t i = 0; i < d; i++)
-                w->y[i * stride + column] = c > 0 ? w->rotated[i * KERN_TOKENS + k] / gain : 0;
-            w->gain[column++] = gain;
+        residual_rows(&plain, train_row_tile(s, i), 0, w->codec->x);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)d, KERN_TOKENS, (int)d, 1,
+                    s->stream.encode, (int)d, w->codec->x, (int)d, 0, y, KERN_TOKENS);
+        if (tree == TREE_DELTA && s->reference == REFERENCE_TEMPORAL)
+            subtract_leaked(s, y);
+        w->codec->kern.gains(y, d, code);
+        for (size_t t = 0; t < KERN_TOKENS; t++) {
+            if (code[t] <= 0 || code[t] >= GAIN_CODES)
+                continue; /* no codebook has to serve it */
+            for (size_t k = 0; k < d; k++)
+                s->samples[tree][k * s->n_rows + column] =
+                    y[k * KERN_TOKENS + t] * w->codec->inverse_gain[code[t]];
+            column++;
         }
     }
-    return column;
+    s->n_samples[tree] = column;
 }
 
-/* Squared errors of one subspace, 128 held-out tokens, by the codec's own search. */
-static void judge_block(const struct kern *k, const float *y, uint32_t dsub, float scale,
-                        const int8_t *base, const int8_t *fine, float *base_error,
-                        float *fine_error)
+static struct rng tree_rng(const struct train_stream *s, enum tree_index tree, uint32_t subspace)
 {
-    uint8_t parent[KERN_TOKENS], child[KERN_TOKENS];
-    float ones[KERN_TOKENS];
-    int16_t q[4 * KERN_TOKENS];
+    struct rng rng = rng_seed(s->run->options->seed);
+    uint64_t first = rng_next(&rng);
 
-    for (size_t t = 0; t < KERN_TOKENS; t++)
-        ones[t] = 1;
-    k->quantize(y, dsub, ones, 16 / scale, q);
-    k->search(q, dsub, base, parent);
-    k->search_child(q, dsub, fine, parent, child);
-    for (size_t t = 0; t < KERN_TOKENS; t++)
-        for (uint32_t i = 0; i < dsub; i++) {
-            size_t word = (size_t)parent[t] * KERN_WORDS + (size_t)child[t];
-            float value = y[i * KERN_TOKENS + t];
-            float u = value - scale * base[(size_t)parent[t] * dsub + i];
-            float v = value - scale * fine[word * dsub + i];
-
-            base_error[t] += u * u;
-            fine_error[t] += v * v;
-        }
+    return rng_seed(first + ((uint64_t)s->index * N_TREES + tree) * DPQ_MAX_HEAD_DIM + subspace);
 }
 
-/* Mean |e|^2 of the held-out tokens, in input units, for both rates; and their mean |x - mean|^2 */
-static void judge(struct train_worker *w, const struct profile_stream *s, size_t n_held,
-                  double *ret_base, double *ret_fine, double *ret_power)
+void train_tree(struct train_stream *s, struct train_worker *w, enum tree_index tree,
+                uint32_t subspace, bool children)
 {
-    size_t d = w->plan->trainer->geometry.head_dim, stride = w->plan->n_rows;
-    const struct profile_tree *tree = &s->tree[TREE_INTRA];
-    double base = 0, fine = 0, power = 0;
-
-    for (size_t t = 0; t < n_held; t += KERN_TOKENS) {
-        size_t n = n_held - t < KERN_TOKENS ? n_held - t : KERN_TOKENS;
-        float base_error[KERN_TOKENS] = { 0 }, fine_error[KERN_TOKENS] = { 0 };
-
-        memset(w->block, 0, KERN_TOKENS * d * sizeof(float));
-        for (size_t i = 0; i < d; i++)
-            memcpy(w->block + i * KERN_TOKENS, w->y + i * stride + t, n * sizeof(float));
-        for (size_t i = 0; i < d; i += s->dsub)
-            judge_block(&w->plan->kern, w->block + i * KERN_TOKENS, s->dsub,
-                        tree->scale[i / s->dsub], tree->base + i * KERN_WORDS,
-                        tree->fine + i * KERN_WORDS * KERN_WORDS, base_error, fine_error);
-        for (size_t k = 0; k < n; k++) {
-            double square = (double)w->gain[t + k] * (double)w->gain[t + k];
-
-            base += square * (double)base_error[k];
-            fine += square * (double)fine_error[k];
-        }
-    }
-    for (size_t i = 0; i < n_held * d; i++) {
-        double x = (double)w->x[w->plan->n_learn * d + i];
-
-        power += x * x;
-    }
-    *ret_base = base / (double)n_held;
-    *ret_fine = fine / (double)n_held;
-    *ret_power = power / (double)n_held;
-}
-
-/* Room for all that a stream's pointers point to. */
-struct room {
-    float *mean, *encode, *decode, *scale;
-    int8_t *base, *fine;
-};
-
-static void *make_room(uint32_t d, struct room *ret_room)
-{
-    size_t n_floats = d + 2 * (size_t)d * d + d / TRAIN_DSUB;
-    float *f = malloc(n_floats * sizeof(float) + (size_t)d * (KERN_WORDS + 1) * KERN_WORDS);
-
-    if (f) {
-        ret_room->mean = f;
-        ret_room->encode = f + d;
-        ret_room->decode = ret_room->encode + (size_t)d * d;
-        ret_room->scale = ret_room->decode + (size_t)d * d;
-        ret_room->base = (int8_t *)(f + n_floats);
-        ret_room->fine = ret_room->base + (size_t)d * KERN_WORDS;
-    }
-    return f;
-}
-
-static struct rng stream_rng(uint64_t seed, uint32_t index)
-{
-    struct rng rng = rng_seed(seed);
-
-    return rng_seed(rng_next(&rng) + index);
-}
-
-static void learn_trees(struct train_worker *w, uint32_t index, size_t n, struct room *room)
-{
-    const struct dpq_train_options *options = &w->plan->trainer->options;
+    const struct dpq_train_options *options = s->run->options;
     uint32_t n_iterations = options->n_iterations ? options->n_iterations : TRAIN_ITERATIONS;
-    size_t d = w->plan->trainer->geometry.head_dim, stride = w->plan->n_rows;
-    struct rng rng = stream_rng(options->seed, index);
+    struct profile_tree *to = &s->stream.tree[tree];
+    struct rng rng = tree_rng(s, tree, subspace);
+    size_t words = (size_t)subspace * KERN_WORDS * s->dsub;
+    struct train_book book;
 
-    for (size_t i = 0; i < d; i += TRAIN_DSUB) {
-        struct train_book book;
-
-        train_book_learn(w->y + i * stride, stride, n, TRAIN_DSUB, n_iterations, &rng, &w->book,
-                         &book);
-        room->scale[i / TRAIN_DSUB] =
-            train_book_round(&book, TRAIN_DSUB, room->base + i * KERN_WORDS,
-                             room->fine + i * KERN_WORDS * KERN_WORDS);
-    }
-}
-
-static int learn(struct train_worker *w, uint32_t index, struct room *room,
-                 struct train_result *result)
-{
-    const struct train_plan *plan = w->plan;
-    size_t d = plan->trainer->geometry.head_dim, n;
-    double base, fine, power;
-    int r;
-
-    train_gather(plan, index, w->block, w->x);
-    centre(w->x, plan->n_learn, plan->n_rows, d, room->mean);
-    r = learn_rotation(w, room->encode, room->decode);
-    if (r)
-        return error_fold(r);
-    n = project(w, room->encode, 0, plan->n_learn, true, 0);
-    learn_trees(w, index, n, room);
-    project(w, room->encode, plan->n_learn, plan->n_rows, false, 0);
-    result->stream = (struct profile_stream){
-        .reference = REFERENCE_NONE,
-        .dsub = TRAIN_DSUB,
-        .fine_rates = profile_default_fine(index / plan->trainer->geometry.n_kv_heads % 2),
-        .importance = 1,
-        .mean = room->mean,
-        .encode = room->encode,
-        .decode = room->decode,
-        .tree[TREE_INTRA] = { room->scale, room->base, room->fine },
-    };
-    judge(w, &result->stream, plan->n_rows - plan->n_learn, &base, &fine, &power);
-    result->stream.tolerance[TREE_INTRA][PLANE_BASE] = (float)base;
-    result->stream.tolerance[TREE_INTRA][PLANE_FINE] = (float)fine;
-    result->nmse_base = power > 0 ? base / power : 0;
-    result->nmse_fine = power > 0 ? fine / power : 0;
-    return 0;
-}
-
-int train_stream(struct train_worker *w, uint32_t index, struct train_result *ret_result)
-{
-    struct train_result result = { 0 };
-    struct room room;
-    int r;
-
-    result.memory = make_room(w->plan->trainer->geometry.head_dim, &room);
-    if (!result.memory)
-        return error_origin(-ENOMEM);
-    r = learn(w, index, &room, &result);
-    if (r) {
-        free(result.memory);
-        return error_fold(r);
-    }
-    *ret_result = result;
-    return 0;
+    train_book_learn(s->samples[tree] + (size_t)subspace * s->dsub * s->n_rows, s->n_rows,
+                     s->n_samples[tree], s->dsub, children ? n_iterations : n_iterations / 4 + 1,
+                     children, &rng, &w->book, &book);
+    ((float *)to->scale)[subspace] = train_book_round(&book, s->dsub, (int8_t *)to->base + words,
+                                                      (int8_t *)to->fine + words * KERN_WORDS);
 }

@@ -20,45 +20,41 @@ class OnTheFly:
         self.codec = Codec(self.profile)
         self.fault = self.library.ffi.new("struct dpq_fault *")
 
-    def _check(self, r):
-        self.library.check(r, self.fault)
+    def _loops(self, n_tokens: int, rate: str) -> list:
+        """A coder of layers, one by one, for each tile."""
+        ffi, lib, loops = self.library.ffi, self.library.lib, []
+        for first in range(0, n_tokens, TILE):
+            loop = ffi.new("struct dpq_layer_loop **")
+            self.library.check(lib.dpq_layer_loop_new(self.codec.handle, first, first, RATES[rate], loop))
+            loops.append(ffi.gc(loop[0], lib.dpq_layer_loop_free))
+        return loops
 
-    def _tile(self, numbers, out, first: int, layer: int, rate: str) -> None:
-        """Code a tile of numbers, decode one layer of it into out [1, 2, heads, 128, dim]."""
-        ffi, lib = self.library.ffi, self.library.lib
-        part = numbers[:, :, :, first:first + TILE]
-        desc, memory = self.library.tensor(TensorDesc.of(part)), ffi.cast("void *", part.ctypes.data)
-        rows = ffi.new("char[]", lib.dpq_row_bytes(self.profile.geometry, desc.dtype) * TILE)
-        self._check(lib.dpq_rows_gather(self.profile.geometry, desc, memory, TILE, rows, self.fault))
-        base, fine = ffi.new("uint8_t **"), ffi.new("uint8_t **")
-        n_base, n_fine = ffi.new("size_t *"), ffi.new("size_t *")
-        self.library.check(lib.dpq_tile_encode(self.codec.handle, rows, desc.dtype, first, first,
-                                               RATES[rate], base, n_base, fine, n_fine))
-        span = ffi.new("struct dpq_range *", {"first_layer": layer, "n_layers": 1, "n_tokens": TILE})
-        r = lib.dpq_tile_decode(self.codec.handle, base[0], n_base[0], fine[0],
-                                n_fine[0] if fine[0] else 0, span, self.library.tensor(TensorDesc.of(out)),
-                                ffi.cast("void *", out.ctypes.data), self.fault)
-        lib.dpq_free(base[0])
-        lib.dpq_free(fine[0])
-        self._check(r)
+    def _code(self, loops, numbers, out) -> None:
+        """The next layer: numbers and out are [1, 2, heads, tokens, dim]."""
+        ffi = self.library.ffi
+        for i, loop in enumerate(loops):
+            tile = slice(i * TILE, (i + 1) * TILE)
+            a, b = numbers[:, :, :, tile], out[:, :, :, tile]
+            r = self.library.lib.dpq_layer_loop_next(
+                loop, self.codec.handle, self.library.tensor(TensorDesc.of(a)), ffi.cast("void *", a.ctypes.data),
+                self.library.tensor(TensorDesc.of(b)), ffi.cast("void *", b.ctypes.data), self.fault)
+            self.library.check(r, self.fault)
 
     def logits(self, model, ids, rate: str):
         """Of a pass over ids, a multiple of 128 of them, from position 0."""
-        g = self.profile.geometry
-        numbers = np.zeros((g.n_layers, 2, g.n_kv_heads, ids.shape[1], g.head_dim), np.float16)
+        loops = self._loops(ids.shape[1], rate)
         cache = DynamicCache(config=model.config)
 
-        def coded(i, layer):
+        def coded(layer):
             def update(keys, values, *args, **kwargs):
                 layer.is_initialized = True
-                numbers[i, 0], numbers[i, 1] = keys[0].half().numpy(), values[0].half().numpy()
-                out = np.empty((1, *numbers.shape[1:]), np.float32)
-                for first in range(0, ids.shape[1], TILE):
-                    self._tile(numbers, out[:, :, :, first:first + TILE], first, i, rate)
+                numbers = torch.stack([keys[0], values[0]])[None].half().numpy()
+                out = np.empty(numbers.shape, np.float32)
+                self._code(loops, numbers, out)
                 return torch.from_numpy(out[0, 0])[None], torch.from_numpy(out[0, 1])[None]
             return update
-        for i, layer in enumerate(cache.layers):
-            layer.update = coded(i, layer)
+        for layer in cache.layers:
+            layer.update = coded(layer)
         return hf.forward(model, ids, cache).logits[0]
 
     def close(self) -> None:

@@ -378,6 +378,35 @@ static void test_layer_loop(void **state)
     }
 }
 
+/* Copies of the first token, right after the sinks, are sinks as well; a copy further on is not. */
+static void test_sink_run(void **state)
+{
+    struct toy toy = toy_of(REFERENCE_DEPTH, 2, 0);
+    size_t n = dpq_row_bytes(&toy.geometry, DPQ_F32) / 4;
+    float *rows = model_rows(&toy, 1, 8), *got;
+    struct tile t;
+
+    (void)state;
+    for (uint32_t k = 1; k < T; k++)
+        if (k < 9 || k == 20)
+            for (size_t i = 0; i < n; i++)
+                rows[k * n + i] = rows[i] * (1 + .01f * (float)(k % 3));
+    t = encode(&toy, rows, DPQ_F32, 0, DPQ_RATE_COMPACT, ~0u);
+    got = decode(&toy, &t, ~0u);
+    assert_memory_equal(got, rows, 9 * n * sizeof(float));
+    assert_memory_not_equal(got + 9 * n, rows + 9 * n, n * sizeof(float));
+    assert_memory_not_equal(got + 20 * n, rows + 20 * n, n * sizeof(float));
+    free(got);
+    tile_drop(&t);
+    t = encode(&toy, rows, DPQ_F32, 128, DPQ_RATE_COMPACT, ~0u);
+    got = decode(&toy, &t, ~0u);
+    assert_memory_not_equal(got + 5 * n, rows + 5 * n, n * sizeof(float));
+    free(got);
+    tile_drop(&t);
+    free(rows);
+    toy_drop(&toy);
+}
+
 static void test_layer_loop_names_the_layer(void **state)
 {
     struct toy toy = toy_of(REFERENCE_DEPTH, 2, 0);
@@ -404,13 +433,10 @@ static void test_layer_loop_names_the_layer(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_references),
-        cmocka_unit_test(test_planes),
-        cmocka_unit_test(test_fine_rates),
-        cmocka_unit_test(test_hard_bound),
-        cmocka_unit_test(test_raw_types),
-        cmocka_unit_test(test_layer_loop),
-        cmocka_unit_test(test_layer_loop_names_the_layer),
+        cmocka_unit_test(test_references), cmocka_unit_test(test_planes),
+        cmocka_unit_test(test_fine_rates), cmocka_unit_test(test_hard_bound),
+        cmocka_unit_test(test_raw_types),  cmocka_unit_test(test_layer_loop),
+        cmocka_unit_test(test_sink_run),   cmocka_unit_test(test_layer_loop_names_the_layer),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -26,6 +26,7 @@ static struct dpq_train_options options(uint32_t n_threads)
         .seed = 11,
         .max_bytes = 64 << 20,
         .n_threads = n_threads,
+        .reference = DPQ_REFERENCE_NONE,
     };
 }
 
@@ -260,9 +261,10 @@ static void test_what_the_profile_says(void **state)
     assert_memory_equal(dpq_profile_geometry(p), &g, sizeof(g));
     assert_non_null(strstr(dpq_profile_info(p), "\"model\":\"toy \\\"model\\\"\""));
     assert_non_null(strstr(dpq_profile_info(p), "\"seed\":11,"));
-    /* 4 sequences of 4 sinks each; of the other 2,032 every 16th is held out */
-    assert_non_null(strstr(dpq_profile_info(p), "\"tokens\":2048,\"tokens_learned\":1905,"
-                                                "\"tokens_held_out\":127"));
+    /* 4 sequences of 4 sinks each; of 16 tiles the last is held out */
+    assert_non_null(strstr(dpq_profile_info(p), "\"tokens\":2048,\"tokens_learned\":1904,"
+                                                "\"tokens_held_out\":128"));
+    assert_non_null(strstr(dpq_profile_info(p), "\"references\":{\"none\":16,"));
     for (uint32_t i = 0; i < p->n_streams; i++) {
         const struct profile_stream *q = &p->streams[i];
 

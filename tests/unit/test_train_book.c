@@ -86,7 +86,7 @@ static void test_book_against_theory(void **state)
     for (size_t i = 0; i < 2 * M; i++)
         fresh[i] = (float)toy_normal(&r);
     assert_int_equal(train_book_scratch_init(&scratch, N), 0);
-    train_book_learn(x, N, N, 2, 12, &seed, &scratch, &b);
+    train_book_learn(x, N, N, 2, 12, true, &seed, &scratch, &b);
     scale = train_book_round(&b, 2, base, fine);
     for (int w = 0; w < 16; w++)
         n += b.n_base[w];
@@ -116,7 +116,7 @@ static void test_poor_books(void **state)
         for (size_t n = 0; n <= 100; n += 50) {
             float scale;
 
-            train_book_learn(x, 100, n, dsub, 12, &seed, &scratch, &b);
+            train_book_learn(x, 100, n, dsub, 12, true, &seed, &scratch, &b);
             scale = train_book_round(&b, dsub, base, fine);
             assert_true(scale > 0 && isfinite(scale));
             for (int w = 0; w < 16; w++)
