@@ -36,6 +36,7 @@ struct config {
     /* [daemon] */
     char runtime_dir[CONFIG_PATH_BYTES]; /* grpc.sock, fd.sock, lock files */
     char state_dir[CONFIG_PATH_BYTES];   /* secret, profiles/ */
+    char arena_dir[CONFIG_PATH_BYTES];   /* of arenas as files on a tmpfs; "": they are memfds */
     bool allow_same_uid;
     uint32_t workers; /* 0: max(2, cores - 1) */
     uint32_t max_queued_jobs;
@@ -43,6 +44,7 @@ struct config {
     uint32_t connection_idle_seconds;
     uint32_t grace_seconds; /* at shutdown */
     uint32_t lease_seconds;
+    uint32_t scrub_seconds; /* in which each arena is verified once; 0: never */
     uint32_t ticket_seconds;
     uint64_t calibration_max_bytes; /* samples held by one calibration */
     uint32_t event_history;

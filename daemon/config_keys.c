@@ -30,6 +30,7 @@ enum { RUNTIME_DIR_MAX = 96 };
 static const struct config_key keys[] = {
     { DAEMON(runtime_dir), "/run/deltapq", CONFIG_TYPE_PATH, IN(runtime_dir), 1, RUNTIME_DIR_MAX },
     { DAEMON(state_dir), "/var/lib/deltapqd", CONFIG_TYPE_PATH, IN(state_dir), 1, 200 },
+    { DAEMON(arena_dir), "off", CONFIG_TYPE_PATH, IN(arena_dir), 1, 200, "off" },
     { DAEMON(allow_same_uid), "false", CONFIG_TYPE_BOOL, IN(allow_same_uid) },
     { DAEMON(workers), "0", NUMBER, IN(workers), 0, 256 },
     { DAEMON(max_queued_jobs), "1024", NUMBER, IN(max_queued_jobs), 1, 1000000 },
@@ -37,6 +38,7 @@ static const struct config_key keys[] = {
     { DAEMON(connection_idle_seconds), "600", NUMBER, IN(connection_idle_seconds), 1, 86400 },
     { DAEMON(grace_seconds), "5", NUMBER, IN(grace_seconds), 0, 300 },
     { DAEMON(lease_seconds), "10", NUMBER, IN(lease_seconds), 1, 3600 },
+    { DAEMON(scrub_seconds), "86400", NUMBER, IN(scrub_seconds), 0, 31536000 },
     { DAEMON(ticket_seconds), "10", NUMBER, IN(ticket_seconds), 1, 3600 },
     { DAEMON(calibration_max_bytes), "1G", SIZE, IN(calibration_max_bytes), M, T },
     { DAEMON(event_history), "4096", NUMBER, IN(event_history), 16, 65536 },
@@ -238,9 +240,14 @@ static int set_size(const struct config_key *key, uint64_t *field, const char *v
 
 static int set_path(const struct config_key *key, char *field, const char *value, char *ret_why)
 {
+    if (key->choices && !strcmp(value, key->choices)) {
+        *field = '\0';
+        return 0;
+    }
     if (*value != '/' || strlen(value) > key->max)
-        return refuse(ret_why, "must be an absolute path of at most %llu characters",
-                      (unsigned long long)key->max);
+        return refuse(ret_why, "must be an absolute path of at most %llu characters%s%s",
+                      (unsigned long long)key->max, key->choices ? ", or " : "",
+                      key->choices ? key->choices : "");
     strcpy(field, value);
     return 0;
 }

@@ -19,7 +19,7 @@ enum config_type {
     CONFIG_TYPE_BOOL,   /* bool */
     CONFIG_TYPE_NUMBER, /* uint32_t, min … max */
     CONFIG_TYPE_SIZE,   /* uint64_t bytes, min … max */
-    CONFIG_TYPE_PATH,   /* char[CONFIG_PATH_BYTES], absolute, max bytes */
+    CONFIG_TYPE_PATH, /* char[CONFIG_PATH_BYTES], absolute, max bytes; "" for the word in choices */
     CONFIG_TYPE_CHOICE, /* char[max], one of the words in choices */
     CONFIG_TYPE_LISTEN, /* char[max], a loopback address with port, or off */
     CONFIG_TYPE_UIDS,   /* struct config_tenant's uids; each mention adds */

@@ -2,7 +2,8 @@
  * Start, signals, stop
  *
  *     start:  sockets (bound, not yet served: a second daemon stops here),
- *             hub, pool, session (arenas), gRPC server, HTTP, the loop, READY=1
+ *             hub, pool, session (arenas: taken over, or made and given to the manager to keep),
+ *             gRPC server, HTTP, the loop, READY=1
  *     stop:   no new connections -> the gRPC server ends its calls -> after the grace time they are
  *             cancelled -> down -> side socket, HTTP -> pool -> gRPC server -> session -> hub
  *
@@ -25,9 +26,11 @@
 
 #include "daemon/accept.h"
 #include "daemon/config.h"
+#include "daemon/fatal.h"
 #include "daemon/handout.h"
 #include "daemon/http.h"
 #include "daemon/hub.h"
+#include "daemon/keeper.h"
 #include "daemon/log.h"
 #include "daemon/options.h"
 #include "daemon/rpc/rpc_server.h"
@@ -50,6 +53,7 @@ struct daemon {
     uv_async_t down; /* sent by the gRPC server's thread */
 
     struct sd_sockets passed;
+    struct session_keeper keeper;
     struct acceptor *grpc, *side;
     struct handout *handout;
     struct http *http;
@@ -300,7 +304,10 @@ static int make_core(struct daemon *daemon)
     if (!r)
         r = say(pool_new(n_workers(config), config->max_queued_jobs, &daemon->pool), "workers");
     if (!r)
-        r = say(session_new(config, daemon->hub, daemon->pool, &daemon->session), "session");
+        r = say(
+            session_new_kept(config, daemon->hub, daemon->pool, &daemon->keeper, &daemon->session),
+            "session");
+    sd_close_kept(&daemon->passed);
     return r;
 }
 
@@ -381,6 +388,7 @@ static void say_ready(struct daemon *daemon)
     snprintf(text, sizeof text, "serving; tenants: %u, arenas: %.1f MiB", config->n_tenants,
              (double)arena_bytes / 1048576);
     daemon->sources.state = HTTP_READY;
+    session_ready(daemon->session);
     log_info("ready: %s", text);
     sd_ready(text);
 }
@@ -417,6 +425,7 @@ static void free_all(struct daemon *daemon)
         close(daemon->passed.memfd);
     if (daemon->passed.http >= 0)
         close(daemon->passed.http);
+    sd_close_kept(&daemon->passed);
     uv_loop_close(&daemon->loop);
 }
 
@@ -460,7 +469,9 @@ int life_run(const char *config_path, const struct config *config)
         return say(-ENOMEM, "start");
     daemon->config_path = config_path;
     daemon->config = *config;
-    daemon->passed = (struct sd_sockets){ -1, -1, -1 };
+    daemon->passed = (struct sd_sockets){ -1, -1, -1, NULL, 0 };
+    daemon->keeper = keeper_of(&daemon->passed);
+    fatal_install();
     r = serve(daemon);
     free(daemon);
     return r;

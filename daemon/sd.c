@@ -1,15 +1,20 @@
 #include "daemon/sd.h"
 
+#include <stdlib.h>
+#include <unistd.h>
+
 #if HAVE_SYSTEMD
 
 #include <fcntl.h>
-#include <stdlib.h>
+#include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <systemd/sd-daemon.h>
-#include <unistd.h>
 
 #include "daemon/log.h"
+
+enum { BARRIER_US = 5000000 };
 
 static int *slot_of(struct sd_sockets *sockets, const char *name)
 {
@@ -45,9 +50,35 @@ static int take(struct sd_sockets *sockets, int fd, const char *name)
     return 0;
 }
 
+static bool is_kept(const char *name)
+{
+    return (!strncmp(name, "arena-", 6) || !strncmp(name, "kept-", 5)) &&
+           strlen(name) < SD_NAME_BYTES;
+}
+
+static int take_kept(struct sd_sockets *sockets, int fd, const char *name)
+{
+    struct sd_kept *kept;
+
+    if (sockets->n_kept == SD_MAX_KEPT) {
+        close(fd);
+        return 0;
+    }
+    kept = realloc(sockets->kept, (sockets->n_kept + 1) * sizeof(*kept));
+    if (!kept) {
+        log_error("no memory to take what the service manager kept");
+        return 1; /* the start fails, and the manager keeps it on */
+    }
+    sockets->kept = kept;
+    kept += sockets->n_kept++;
+    strcpy(kept->name, name);
+    kept->fd = fd;
+    return 0;
+}
+
 int sd_take_sockets(struct sd_sockets *ret_sockets)
 {
-    struct sd_sockets sockets = { -1, -1, -1 };
+    struct sd_sockets sockets = { -1, -1, -1, NULL, 0 };
     char **names = NULL;
     int bad = 0, n = sd_listen_fds_with_names(1, &names);
 
@@ -56,7 +87,12 @@ int sd_take_sockets(struct sd_sockets *ret_sockets)
         return 1;
     }
     for (int i = 0; i < n; i++) {
-        bad |= take(&sockets, SD_LISTEN_FDS_START + i, names && names[i] ? names[i] : "");
+        const char *name = names && names[i] ? names[i] : "";
+
+        if (is_kept(name))
+            bad |= take_kept(&sockets, SD_LISTEN_FDS_START + i, name);
+        else
+            bad |= take(&sockets, SD_LISTEN_FDS_START + i, name);
         if (names)
             free(names[i]);
     }
@@ -80,12 +116,42 @@ void sd_status(const char *status)
     sd_notifyf(0, "STATUS=%s", status);
 }
 
+/* It has the descriptor when it has closed its end of the barrier: then a kill comes too late. */
+void sd_keep(const char *name, int fd)
+{
+    char text[SD_NAME_BYTES + 64];
+    int r;
+
+    snprintf(text, sizeof text, "FDSTORE=1\nFDNAME=%s\nFDPOLL=0", name);
+    r = sd_pid_notify_with_fds(0, 0, text, &fd, 1);
+    if (r > 0)
+        r = sd_notify_barrier(0, BARRIER_US);
+    if (r < 0)
+        log_warning("the service manager did not take %s to keep: %s", name, strerror(-r));
+}
+
+void sd_forget(const char *name)
+{
+    sd_notifyf(0, "FDSTOREREMOVE=1\nFDNAME=%s", name);
+}
+
 #else
 
 int sd_take_sockets(struct sd_sockets *ret_sockets)
 {
-    *ret_sockets = (struct sd_sockets){ -1, -1, -1 };
+    *ret_sockets = (struct sd_sockets){ -1, -1, -1, NULL, 0 };
     return 0;
+}
+
+void sd_keep(const char *name, int fd)
+{
+    (void)name;
+    (void)fd;
+}
+
+void sd_forget(const char *name)
+{
+    (void)name;
 }
 
 void sd_ready(const char *status)
@@ -103,3 +169,13 @@ void sd_status(const char *status)
 }
 
 #endif
+
+void sd_close_kept(struct sd_sockets *sockets)
+{
+    for (size_t i = 0; i < sockets->n_kept; i++)
+        if (sockets->kept[i].fd >= 0)
+            close(sockets->kept[i].fd);
+    free(sockets->kept);
+    sockets->kept = NULL;
+    sockets->n_kept = 0;
+}

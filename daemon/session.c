@@ -22,10 +22,12 @@
 
 #include "daemon/hub.h"
 #include "daemon/log.h"
-#include "daemon/session_internal.h"
+#include "daemon/session_keep.h"
 #include "daemon/status.h"
 #include "lib/base/error.h"
 #include "lib/kern/kern.h"
+
+enum { HEALTHY_SECONDS = 30 };
 
 void session_lock(struct session *session)
 {
@@ -193,28 +195,13 @@ static void worker_deinit(struct worker *worker)
 /* --- beginning and end ------------------------------------------------------------------------ */
 
 /* store's mutex is held: the hub only copies the event */
-static void tile_evicted(void *user, const uint8_t key[32], uint64_t freed_bytes)
+void session_tile_evicted(void *user, const uint8_t key[32], uint64_t freed_bytes)
 {
     struct tenant *tenant = user;
     struct event event = { .kind = EVENT_TILE_EVICTED, .tenant = tenant->index, .a = freed_bytes };
 
     memcpy(event.digest, key, sizeof(event.digest));
     hub_publish(tenant->session->hub, &event);
-}
-
-static int make_arena(struct tenant *tenant)
-{
-    const struct config_tenant *config = tenant->config;
-    int r = store_new(config->arena_bytes, config->name, tile_evicted, tenant, &tenant->store);
-
-    if (r == STORE_E_SIZE) {
-        log_error("tenant %s: no arena of %.1f MiB can be made, %.1f MiB of memory are available: "
-                  "change arena_bytes, or free memory (the service's memory limit counts as well)",
-                  config->name, (double)config->arena_bytes / (1 << 20),
-                  (double)map_available_bytes() / (1 << 20));
-        return 1;
-    }
-    return error_fold(r);
 }
 
 static int make_tenants(struct session *session)
@@ -231,10 +218,13 @@ static int make_tenants(struct session *session)
         t->config = &config->tenants[i];
         t->index = i;
         t->session = session;
-        r = make_arena(t);
+        r = arena_open(t);
         if (r)
             return r == 1 ? 1 : error_fold(r);
         session->n_tenants++;
+        r = restore_sequences(t);
+        if (r)
+            return error_fold(r);
     }
     return 0;
 }
@@ -250,6 +240,8 @@ static int make_workers(struct session *session)
     if (!session->workers || !session->makers)
         return error_origin(-ENOMEM);
     r = secret_load(session->config->state_dir, secret);
+    if (!r)
+        r = secret_name(secret, session->secret_id);
     for (uint32_t i = 0; !r && i <= session->n_workers; i++) {
         r = key_maker_init(&session->makers[i], secret);
         if (!r)
@@ -281,6 +273,12 @@ static int session_init(struct session *session)
 int session_new(const struct config *config, struct hub *hub, struct pool *pool,
                 struct session **ret_session)
 {
+    return session_new_kept(config, hub, pool, NULL, ret_session);
+}
+
+int session_new_kept(const struct config *config, struct hub *hub, struct pool *pool,
+                     const struct session_keeper *keeper, struct session **ret_session)
+{
     struct session *session = calloc(1, sizeof(*session));
     int r;
 
@@ -289,6 +287,7 @@ int session_new(const struct config *config, struct hub *hub, struct pool *pool,
     session->config = config;
     session->hub = hub;
     session->pool = pool;
+    session->keeper = keeper;
     session->started_ns = session_now_ns();
     session->cpu_mask = cpu_from_name(config->cpu);
     snprintf(session->side_socket, sizeof(session->side_socket), "%s/fd.sock", config->runtime_dir);
@@ -302,6 +301,13 @@ int session_new(const struct config *config, struct hub *hub, struct pool *pool,
     return 0;
 }
 
+void session_ready(struct session *session)
+{
+    for (uint32_t i = 0; i < session->n_tenants; i++)
+        store_ready(session->tenants[i].store);
+    session->healthy_ns = session_now_ns() + HEALTHY_SECONDS * UINT64_C(1000000000);
+}
+
 struct session *session_free(struct session *session)
 {
     struct id_entry *entry;
@@ -309,7 +315,7 @@ struct session *session_free(struct session *session)
     if (!session)
         return NULL;
     calibration_reap(session, true);
-    sequence_drop_all(session);
+    sequence_forget_all(session);
     while (session->clients.n && (entry = id_table_next(&session->clients, NULL))) {
         struct client *client = (struct client *)entry;
 
@@ -322,7 +328,8 @@ struct session *session_free(struct session *session)
     for (uint32_t i = 0; i < session->n_makers; i++)
         key_maker_deinit(&session->makers[i]);
     for (uint32_t i = 0; i < session->n_tenants; i++)
-        store_free(session->tenants[i].store);
+        arena_close(&session->tenants[i]);
+    scrub_free(session->scrub);
     for (size_t i = 0; i < session->n_profiles; i++)
         profile_entry_free(session->profiles[i]);
     free(session->profiles);

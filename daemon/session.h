@@ -74,6 +74,26 @@ enum {
  */
 int session_new(const struct config *config, struct hub *hub, struct pool *pool,
                 struct session **ret_session);
+/*
+ * Who keeps memfds, by name, while no daemon runs: the service manager. All called by
+ * session_new(), on its thread.
+ */
+struct session_keeper {
+    int (*find)(void *user,
+                const char *name); /* a descriptor, the caller's from now on; -1: none */
+    void (*keep)(void *user, const char *name, int fd); /* a duplicate of it */
+    void (*drop)(void *user, const char *name);         /* if there is one */
+    void *user;
+};
+
+/** session_new_kept() - session_new(), with arenas that may outlive the process. @keeper: borrowed
+ */
+int session_new_kept(const struct config *config, struct hub *hub, struct pool *pool,
+                     const struct session_keeper *keeper, struct session **ret_session);
+
+/** session_ready() - requests are answered from here on */
+void session_ready(struct session *session);
+
 /** After no request is outstanding; stops running calibrations. Accepts NULL, returns NULL. The
  * pool may still exist, but must be idle. */
 struct session *session_free(struct session *session);

@@ -110,6 +110,20 @@ static int check_turn(struct append *append)
     return 1;
 }
 
+/* The tail's rows become a tile's: those of an earlier process are verified first. 1: answered. */
+static int check_tail(struct append *append)
+{
+    const struct sequence *sequence = append->sequence;
+
+    if (!sequence->tail || !tail_check(sequence->tail->tail))
+        return 0;
+    session_error_set(&append->error, SESSION_DATA_LOSS, "CORRUPT",
+                      "the stored rows of tokens %llu..%llu do not match their checksum",
+                      (unsigned long long)(sequence->n_tiles * DPQ_TILE_TOKENS),
+                      (unsigned long long)sequence->n_tokens);
+    return 1;
+}
+
 /* Keys of the tiles to be made; those that are stored already need no encoding. */
 static int plan_keys(struct append *append, struct key_maker *maker)
 {
@@ -188,7 +202,7 @@ static void plan(struct job *job, uint32_t worker)
     uint64_t n_after = sequence->n_tokens + append->op->n_tokens;
     int r;
 
-    if (check_turn(append)) {
+    if (check_turn(append) || check_tail(append)) {
         append_finish(append);
         return;
     }

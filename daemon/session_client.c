@@ -15,7 +15,7 @@
 
 #include "daemon/hub.h"
 #include "daemon/log.h"
-#include "daemon/session_internal.h"
+#include "daemon/session_keep.h"
 #include "lib/base/error.h"
 
 struct client *client_find(struct session *session, uint32_t tenant, uint64_t client_id)
@@ -294,6 +294,12 @@ void session_tick(struct session *session, uint64_t now_ns)
         session_client_gone(session, client_id);
     }
     calibration_reap(session, false);
+    scrub_tick(session);
+    if (!session->healthy_ns || now_ns < session->healthy_ns)
+        return;
+    session->healthy_ns = 0;
+    for (uint32_t i = 0; i < session->n_tenants; i++)
+        store_healthy(session->tenants[i].store);
 }
 
 /* --- numbers of a request --------------------------------------------------------------------- */

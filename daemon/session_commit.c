@@ -3,8 +3,9 @@
  *
  * Objects are stored one by one; a reader of the sequence sees none of them before all are there,
  * because the sequence is updated in one step under the lock. If the store has no room half-way,
- * what was stored is discarded. The old tail is let go only after the tiles that cover it are
- * committed, so that every acknowledged token is in the arena at every moment.
+ * what was stored is discarded. The old tail is let go only after the tiles that cover it, the new
+ * tail, and the record that says so are committed, so that every acknowledged token is in the arena
+ * at every moment, and is found there after a restart (session_restore.c).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 
 #include "daemon/hub.h"
 #include "daemon/session_append.h"
+#include "daemon/session_keep.h"
 #include "lib/base/error.h"
 
 /* A slice of the commit copies about this much, some milliseconds' worth. */
@@ -47,6 +49,29 @@ static int put_part(struct append *append, uint32_t i, uint64_t now_ns)
         r = 0;
     }
     return r;
+}
+
+/* What the record is to say before, or with, what follows: ids before the rows they belong to. */
+static int write_ids(struct append *append, uint64_t now_ns)
+{
+    struct sequence *sequence = append->sequence;
+    struct record_change change = { .first_token = sequence->n_tokens };
+
+    if (append->keyed) {
+        change.has_ids = true;
+        change.ids = sequence->token_ids + sequence->n_tokens;
+        change.n_ids = append->op->n_tokens;
+    } else if (sequence->n_recorded_ids > sequence->n_token_ids) {
+        change.has_ids = true; /* those of an append that failed are not these tokens' */
+        change.first_token = sequence->n_token_ids;
+    }
+    if (append->n_parts) {
+        change.has_seal = true;
+        change.n_tiles = sequence->n_tiles + append->n_parts;
+        change.generation = sequence->generation + append->n_parts;
+    }
+    append->wanted_bytes = change.n_ids * sizeof(uint32_t);
+    return sequence_write(sequence, &change, now_ns);
 }
 
 /* the rows behind the last tile: into the old tail, or a new one. STORE_E_FULL, or a fault */
@@ -114,6 +139,8 @@ static int publish(struct append *append, struct tail_holder **ret_old_tail)
     struct session_append *op = append->op;
 
     if (sequence->owner_gone && sequence->n_tokens == sequence->n_adopted_tokens) {
+        /* before the tiles that it speaks of: the next process is not to miss them */
+        sequence->record = record_free(sequence->record, session_now_ns());
         session_error_set(&append->error, SESSION_ABORTED, "CLIENT_GONE",
                           "the client has gone, and with it its sequence");
         /* rows that were added to an old tail can't be: there is none in an unused sequence */
@@ -178,6 +205,22 @@ static void no_room(struct append *append)
     hub_publish(append->session->hub, &event);
 }
 
+/*
+ * Each order has one moment at which the append is there, also for a process that finds the arena:
+ * the commit of the tail, if only that has grown; the record's, if tiles were made.
+ */
+static int commit_rest(struct append *append, uint64_t now_ns)
+{
+    int r;
+
+    if (append->n_parts) {
+        r = put_tail(append, now_ns);
+        return r ? r : write_ids(append, now_ns);
+    }
+    r = write_ids(append, now_ns);
+    return r ? r : put_tail(append, now_ns);
+}
+
 static void commit(struct job *job, uint32_t worker)
 {
     struct append *append = (struct append *)(void *)((char *)job - offsetof(struct append, job));
@@ -192,10 +235,12 @@ static void commit(struct job *job, uint32_t worker)
         pool_resubmit(session->pool, job);
         return;
     }
-    if (!r)
-        r = put_tail(append, now_ns);
+    r = r ? r : commit_rest(append, now_ns);
     if (r == STORE_E_FULL) {
         no_room(append);
+    } else if (r == STORE_E_CORRUPT) {
+        session_error_set(&append->error, SESSION_DATA_LOSS, "CORRUPT",
+                          "the stored rows of the sequence's tail do not match their checksum");
     } else if (r) {
         session_error_fault(&append->error, error_fold(r), "Append");
     } else {

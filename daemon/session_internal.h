@@ -141,7 +141,9 @@ struct sequence {
     uint32_t tail_dtype;
     uint32_t *token_ids; /* of the leading tokens, until the first append without ids */
     size_t n_token_ids, token_ids_capacity;
-    bool busy;                            /* someone has its turn */
+    struct record *record;   /* NULL: nothing was appended yet */
+    uint64_t n_recorded_ids; /* in the record: more than acknowledged, if an append failed */
+    bool busy;               /* someone has its turn */
     struct turn *first_turn, **last_turn; /* those that wait for it */
     uint32_t n_waiting;
 };
@@ -155,6 +157,11 @@ struct session {
     uint32_t cpu_mask;
     char side_socket[CONFIG_PATH_BYTES + 16];
     uint64_t started_ns;
+
+    const struct session_keeper *keeper; /* NULL: arenas end with the process */
+    uint8_t secret_id[16];               /* names the secret in the arenas' headers */
+    uint64_t healthy_ns; /* when earlier runs' faults are forgiven; 0: they have been */
+    struct scrub *scrub; /* session_scrub.c */
 
     struct worker *workers;
     struct key_maker *makers; /* one a worker, and a last one for all other threads */
@@ -173,6 +180,7 @@ struct session {
 };
 
 /* session.c */
+void session_tile_evicted(void *user, const uint8_t key[32], uint64_t freed_bytes);
 void session_lock(struct session *session);
 void session_unlock(struct session *session);
 uint64_t session_new_id(struct session *session); /* locked */
@@ -216,7 +224,7 @@ void sequence_leave(struct session *session, struct sequence *sequence);
 /* sequences that only this client could have wanted; returns how many */
 uint32_t sequence_owner_gone(struct session *session, uint64_t client_id);
 uint64_t tail_holder_unref(struct session *session, struct tail_holder *holder);
-void sequence_drop_all(struct session *session);
+void sequence_forget_all(struct session *session); /* memory alone: the arena keeps them */
 int sequence_reserve_ids(struct sequence *sequence, size_t n) _must_check_; /* locked */
 
 /* session_key.c */
@@ -234,6 +242,8 @@ int key_private(struct key_maker *maker, const uint8_t scope[KEY_BYTES], uint64_
                 uint64_t tile_index, uint8_t ret_key[KEY_BYTES]) _must_check_;
 int secret_load(const char *state_dir,
                 uint8_t ret_secret[32]) _must_check_; /* 1: refused, logged */
+/* what an arena's header calls it: a hash, which tells nothing about it */
+int secret_name(const uint8_t secret[32], uint8_t ret_id[16]) _must_check_;
 
 /* session_lookup.c */
 struct prefix_hit {

@@ -192,6 +192,22 @@ static int secret_read(int fd, const char *state_dir, uint8_t ret_secret[32])
     return 0;
 }
 
+int secret_name(const uint8_t secret[32], uint8_t ret_id[16])
+{
+    static const char what[] = "deltapq arena";
+    uint8_t bytes[sizeof(what) + 32], digest[32];
+    int r;
+
+    memcpy(bytes, what, sizeof(what));
+    memcpy(bytes + sizeof(what), secret, 32);
+    r = hash_sha256(bytes, sizeof(bytes), digest);
+    explicit_bzero(bytes, sizeof(bytes));
+    if (r)
+        return error_fold(r);
+    memcpy(ret_id, digest, 16);
+    return 0;
+}
+
 int secret_load(const char *state_dir, uint8_t ret_secret[32])
 {
     _cleanup_(close_fdp) int dir = -1;

@@ -40,8 +40,10 @@ static void reading_free(struct reading *reading)
 {
     uint64_t now_ns = session_now_ns();
 
-    for (uint32_t i = 0; i < reading->n_tiles; i++)
+    for (uint32_t i = 0; i < reading->n_tiles; i++) {
+        tile_let_go(reading->tiles[i]);
         tile_unref(reading->tiles[i], false, now_ns, NULL);
+    }
     tail_holder_unref(reading->session, reading->tail);
     numbers_release(reading->session, &reading->to);
     free(reading->tiles);
@@ -151,6 +153,7 @@ static void pin(struct reading *reading, struct sequence *sequence)
         coded_end = end;
     for (uint64_t i = reading->first_tile; i * DPQ_TILE_TOKENS < coded_end; i++) {
         tile_ref(sequence->tiles[i]);
+        tile_hold(sequence->tiles[i]); /* what is read keeps its fine object */
         reading->tiles[reading->n_tiles++] = sequence->tiles[i];
     }
     if (end > reading->tail_first) {
@@ -262,8 +265,16 @@ static bool read_turn(struct pool_loop *loop, uint32_t i, uint32_t worker)
 
     session_error_clear(&error);
     if (i == reading->n_tiles) {
-        read_tail(reading);
-        return true;
+        if (!tail_check(reading->tail->tail)) {
+            read_tail(reading);
+            return true;
+        }
+        session_error_set(&error, SESSION_DATA_LOSS, "CORRUPT",
+                          "the stored rows from token %llu on do not match their checksum",
+                          (unsigned long long)reading->tail_first);
+        error.token = (int64_t)reading->tail_first;
+        fail(reading, i, &error);
+        return false;
     }
     if (tile_verify(reading->tiles[i])) {
         uint64_t first = (reading->first_tile + i) * DPQ_TILE_TOKENS;

@@ -91,6 +91,8 @@ static uint64_t empty_sequence(struct session *session, struct sequence *sequenc
                            .a = sequence->n_tokens };
     uint64_t now_ns = session_now_ns();
 
+    /* the record first: after that a restart does not find the sequence */
+    sequence->record = record_free(sequence->record, now_ns);
     event.b = tail_holder_unref(session, steal_ptr(sequence->tail));
     while (
         sequence->n_tiles) { /* the last first: what follows is worth less than what it follows */
@@ -106,16 +108,19 @@ static uint64_t empty_sequence(struct session *session, struct sequence *sequenc
     return event.b;
 }
 
-void sequence_drop_all(struct session *session)
+void sequence_forget_all(struct session *session)
 {
     struct id_entry *entry;
 
     while (session->sequences.n && (entry = id_table_next(&session->sequences, NULL))) {
         struct sequence *sequence = (struct sequence *)entry;
 
-        assert(!sequence->busy); /* no request is outstanding */
+        assert(!sequence->busy && sequence->refs == 1); /* no request is outstanding */
         unlink_sequence(session, sequence);
-        empty_sequence(session, sequence, false);
+        free(sequence->tail); /* tail, record and tiles are the store's */
+        free(sequence->tiles);
+        free(sequence->token_ids);
+        free(sequence);
     }
 }
 
@@ -236,7 +241,9 @@ static int add_sequence(struct session *session, struct session_create *op,
                           "tenant %s has %d sequences, the most there may be", tenant->config->name,
                           MAX_SEQUENCES);
     } else {
-        sequence->entry.id = session_new_id(session);
+        do /* those of earlier runs are not far from impossible, but not impossible */
+            sequence->entry.id = session_new_id(session);
+        while (id_table_find(&session->sequences, sequence->entry.id));
         id_table_add(&session->sequences, &sequence->entry);
         tenant->n_sequences++;
         tenant->tokens_shared += sequence->n_tokens;

@@ -1,0 +1,320 @@
+/*
+ * Sequences that outlive the daemon
+ *
+ * A record says what a sequence is; its tiles are found by the keys that follow from it, its tail
+ * by the index at which the tiles end. The order in which an append commits makes this enough: ids
+ * before rows, tiles and the new tail before the record's SEAL, and the old tail goes last. So a
+ * sequence is either as it was acknowledged, or as it would have been a moment later; a tail that
+ * no record goes on with belongs to an append that was cut short.
+ *
+ * Clients do not outlive their connection: sequences of which nobody had appended a token go, the
+ * others wait for whoever knows their ids.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/log.h"
+#include "daemon/session_keep.h"
+#include "lib/base/error.h"
+
+enum { ROOM_BYTES = 4096 };
+
+/* --- writing ---------------------------------------------------------------------------------- */
+
+/* The sequence as the change leaves it; its ids are in the array already, behind the acknowledged.
+ */
+static struct record_content content_after(const struct sequence *sequence,
+                                           const struct record_change *change)
+{
+    struct record_content content = {
+        .begin = { .rate = sequence->rate,
+                   .position_base = sequence->position_base,
+                   .n_adopted_tokens = sequence->n_adopted_tokens },
+        .ids = sequence->token_ids,
+        .n_ids = sequence->n_token_ids + (change->has_ids ? change->n_ids : 0),
+        .n_tiles = change->has_seal ? change->n_tiles : sequence->n_tiles,
+        .generation = change->has_seal ? change->generation : sequence->generation,
+    };
+
+    memcpy(content.begin.profile_id, dpq_profile_digest(sequence->profile->profile), 32);
+    memcpy(content.begin.scope, sequence->scope, KEY_BYTES);
+    return content;
+}
+
+static int write_anew(struct sequence *sequence, const struct record_change *change,
+                      uint64_t now_ns)
+{
+    struct record_content content = content_after(sequence, change);
+    struct record *record = NULL;
+    uint8_t *bytes;
+    size_t n;
+    int r;
+
+    r = record_pack(&content, &bytes, &n);
+    if (r)
+        return error_fold(r);
+    r = record_new(sequence->tenant->store, sequence->entry.id, bytes, n,
+                   2 * n < ROOM_BYTES ? ROOM_BYTES : 2 * n, sequence->record, now_ns, &record);
+    free(bytes);
+    if (!r)
+        sequence->record = record;
+    return r;
+}
+
+int sequence_write(struct sequence *sequence, const struct record_change *change, uint64_t now_ns)
+{
+    uint8_t *bytes = NULL;
+    size_t n = 0;
+    int r = STORE_E_FULL;
+
+    if (sequence->record) {
+        r = record_pack_change(change, &bytes, &n);
+        if (r)
+            return error_fold(r);
+        r = n ? record_grow(sequence->record, bytes, n) : 0;
+        free(bytes);
+    }
+    if (r == STORE_E_FULL)
+        r = write_anew(sequence, change, now_ns);
+    if (!r && change->has_ids)
+        sequence->n_recorded_ids = change->first_token + change->n_ids;
+    return r;
+}
+
+/* --- reading ---------------------------------------------------------------------------------- */
+
+struct restore {
+    struct session *session;
+    struct tenant *tenant;
+    struct key_maker *maker;
+    uint64_t n_restored, n_tokens, n_lost, n_unreadable, n_dropped;
+};
+
+static void restored_free(struct sequence *sequence)
+{
+    uint64_t now_ns = session_now_ns();
+
+    while (sequence->n_tiles)
+        tile_unref(sequence->tiles[--sequence->n_tiles], false, now_ns, NULL);
+    free(sequence->tiles);
+    free(sequence->token_ids);
+    free(sequence);
+}
+
+/* The next tile's key; the last one's before. Keyed are those whose tokens all have ids. */
+static int next_key(struct restore *r, const struct sequence *sequence, uint64_t i,
+                    uint8_t key[KEY_BYTES])
+{
+    if ((i + 1) * DPQ_TILE_TOKENS <= sequence->n_token_ids)
+        return key_tile(r->maker, sequence->scope, key, sequence->token_ids + i * DPQ_TILE_TOKENS,
+                        key);
+    return key_private(r->maker, sequence->scope, sequence->entry.id, i, key);
+}
+
+/* STORE_E_NONE: one of them is not there */
+static int find_tiles(struct restore *r, struct sequence *sequence, uint64_t n_tiles)
+{
+    uint8_t key[KEY_BYTES] = { 0 };
+    int e = 0;
+
+    sequence->tiles = calloc(n_tiles + 1, sizeof(sequence->tiles[0]));
+    if (!sequence->tiles)
+        return error_origin(-ENOMEM);
+    sequence->tiles_capacity = n_tiles + 1;
+    for (uint64_t i = 0; i < n_tiles && !e; i++) {
+        e = next_key(r, sequence, i, key);
+        if (e)
+            return error_fold(e);
+        e = store_get(r->tenant->store, key, &sequence->tiles[i]);
+        sequence->n_tiles += !e;
+    }
+    return e;
+}
+
+static struct sequence *sequence_of(struct restore *r, const struct record_content *content,
+                                    struct record *record)
+{
+    struct sequence *sequence = calloc(1, sizeof(*sequence));
+
+    if (!sequence)
+        return NULL;
+    sequence->entry.id = record_sequence_id(record);
+    sequence->tenant = r->tenant;
+    sequence->profile = profile_find(r->session, content->begin.profile_id);
+    sequence->refs = 1;
+    sequence->rate = content->begin.rate;
+    sequence->position_base = content->begin.position_base;
+    sequence->n_adopted_tokens = content->begin.n_adopted_tokens;
+    sequence->generation = content->generation;
+    sequence->record = record;
+    sequence->n_recorded_ids = content->n_ids;
+    sequence->tail_object.ref.slot = NO_SLOT;
+    memcpy(sequence->scope, content->begin.scope, KEY_BYTES);
+    sequence->token_ids = content->ids;
+    sequence->n_token_ids = sequence->token_ids_capacity = content->n_ids;
+    return sequence;
+}
+
+static void say_lost(struct restore *r, const struct sequence *sequence, uint64_t n_tiles)
+{
+    log_error("tenant %s: sequence %llu: tile %llu of %llu is not in the arena any more, or was "
+              "damaged there: the sequence is gone, its other tiles are cached",
+              r->tenant->config->name, (unsigned long long)sequence->entry.id,
+              (unsigned long long)sequence->n_tiles, (unsigned long long)n_tiles);
+    r->n_lost++;
+}
+
+/* A profile that is not installed now may be at the next start: its tiles are held, unserved. */
+static void hold(struct restore *r, struct sequence *sequence)
+{
+    r->n_unreadable++;
+    free(sequence->tiles);
+    free(sequence->token_ids);
+    free(sequence);
+}
+
+/* @record: gone afterwards, when its sequence is */
+static int restore_one(struct restore *r, struct record *record)
+{
+    struct record_content content;
+    struct sequence *sequence;
+    uint64_t n, room, n_tiles;
+    const uint8_t *bytes;
+    int e;
+
+    e = record_bytes(record, &bytes, &n, &room);
+    if (!e)
+        e = record_parse(bytes, n, &content);
+    if (e > 0) {
+        r->n_unreadable++;
+        return 0;
+    }
+    if (e)
+        return error_fold(e);
+    n_tiles = content.n_tiles;
+    sequence = sequence_of(r, &content, record);
+    if (!sequence) {
+        record_content_deinit(&content);
+        return error_origin(-ENOMEM);
+    }
+    e = find_tiles(r, sequence, n_tiles);
+    if (!e && sequence->profile) {
+        id_table_add(&r->session->sequences, &sequence->entry);
+        r->tenant->n_sequences++;
+    } else if (!e) {
+        hold(r, sequence);
+    } else {
+        if (e == STORE_E_NONE) {
+            say_lost(r, sequence, n_tiles);
+            record_free(record, session_now_ns());
+            e = 0;
+        }
+        restored_free(sequence);
+    }
+    return error_fold(e);
+}
+
+static bool is_recorded(struct store *store, uint64_t sequence_id)
+{
+    struct record *record = record_next(store, NULL);
+
+    while (record && record_sequence_id(record) != sequence_id)
+        record = record_next(store, record);
+    return record != NULL;
+}
+
+static int restore_tail(struct restore *r, struct tail *tail)
+{
+    struct sequence *sequence = sequence_find(r->session, r->tenant->index, tail_sequence_id(tail));
+    struct tail_holder *holder;
+
+    if (!sequence && is_recorded(r->tenant->store, tail_sequence_id(tail)))
+        return 0; /* of one that can't be read */
+    if (!sequence || sequence->tail ||
+        tail_first_index(tail) != sequence->n_tiles * DPQ_TILE_TOKENS) {
+        tail_free(tail, session_now_ns(), NULL);
+        return 0;
+    }
+    holder = calloc(1, sizeof(*holder));
+    if (!holder)
+        return error_origin(-ENOMEM);
+    holder->tail = tail;
+    holder->refs = 1;
+    sequence->tail = holder;
+    sequence->tail_dtype = tail_dtype(tail);
+    tail_object(tail, &sequence->tail_object);
+    return 0;
+}
+
+/* Tiles and tail are all there: how many tokens is that? */
+static void finish(struct restore *r, struct sequence *sequence)
+{
+    sequence->n_tokens = sequence->n_tiles * DPQ_TILE_TOKENS +
+                         (sequence->tail ? tail_n_tokens(sequence->tail->tail) : 0);
+    if (sequence->n_token_ids > sequence->n_tokens)
+        sequence->n_token_ids = sequence->n_tokens; /* of rows that were never committed */
+    r->n_restored++;
+    r->n_tokens += sequence->n_tokens;
+    if (sequence->n_tokens > sequence->n_adopted_tokens)
+        return;
+    id_table_remove(&r->session->sequences, &sequence->entry);
+    r->tenant->n_sequences--;
+    r->n_restored--;
+    r->n_dropped++;
+    record_free(sequence->record, session_now_ns());
+    if (sequence->tail)
+        tail_free(sequence->tail->tail, session_now_ns(), NULL);
+    free(sequence->tail);
+    restored_free(sequence);
+}
+
+static int restore(struct restore *r)
+{
+    struct store *store = r->tenant->store;
+    struct record *record, *next_record;
+    struct tail *tail, *next_tail;
+    struct id_entry *entry, *next;
+    int e;
+
+    for (record = record_next(store, NULL); record; record = next_record) {
+        next_record = record_next(store, record);
+        e = restore_one(r, record);
+        if (e)
+            return error_fold(e);
+    }
+    for (tail = tail_next(store, NULL); tail; tail = next_tail) {
+        next_tail = tail_next(store, tail);
+        e = restore_tail(r, tail);
+        if (e)
+            return error_fold(e);
+    }
+    for (entry = id_table_next(&r->session->sequences, NULL); entry; entry = next) {
+        next = id_table_next(&r->session->sequences, entry);
+        if (((struct sequence *)entry)->tenant == r->tenant)
+            finish(r, (struct sequence *)entry);
+    }
+    return 0;
+}
+
+int restore_sequences(struct tenant *tenant)
+{
+    struct restore r = { .session = tenant->session,
+                         .tenant = tenant,
+                         .maker = session_key_maker(tenant->session, -1) };
+    int e = restore(&r);
+
+    if (e)
+        return error_fold(e);
+    if (r.n_restored || r.n_unreadable || r.n_lost || r.n_dropped)
+        log_info(
+            "tenant %s: %llu sequences with %llu tokens are served again; %llu that nobody had "
+            "appended to are gone",
+            tenant->config->name, (unsigned long long)r.n_restored, (unsigned long long)r.n_tokens,
+            (unsigned long long)r.n_dropped);
+    if (r.n_unreadable)
+        log_warning("tenant %s: %llu sequences can't be read by this daemon, or without a profile "
+                    "that is not installed: they stay in the arena, and are not served",
+                    tenant->config->name, (unsigned long long)r.n_unreadable);
+    return 0;
+}
