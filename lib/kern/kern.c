@@ -33,7 +33,6 @@ void kern_init(struct kern *k, unsigned cpu)
     if (!(cpu & KERN_CPU_AVX512))
         return;
     kern_init_avx512(k);
-    kern_init_avx512_rows(k);
 #ifdef HAVE_KERN_VNNI
     if (!(cpu & KERN_CPU_VNNI))
         return;

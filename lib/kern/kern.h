@@ -165,16 +165,6 @@ struct kern_panel {
 };
 
 /**
- * DECL_KERN_WORDS() - codes of whole panels to codewords, token-major
- * @base, @fine: as in struct kern_panel; with fine, book has 256 words a subspace
- * @book:        [n_subspaces][16 or 256][dsub]
- * @ret_words:   [128][d]
- */
-#define DECL_KERN_WORDS(name) \
-    void name(const uint8_t *base, const uint8_t *fine, size_t n_subspaces, size_t dsub, \
-              const int8_t *book, int8_t *ret_words)
-
-/**
  * DECL_KERN_DECODE_ROWS() - panels to fp32 rows, ready to be the left operand of a GEMM
  * @ret_base: [128][d], or NULL
  * @ret_fine: [128][d], what is delivered; NULL without a fine panel
@@ -201,27 +191,30 @@ struct kern_panel {
 /* The closed loop of a temporal stream. */
 struct kern_loop {
     size_t n_subspaces, dsub;
-    struct kern_tree intra, delta; /* fine is not used */
-    struct kern_mask predicted;
+    struct kern_tree intra, delta;    /* fine is not used */
+    struct kern_mask may_predict;     /* the tokens that are no keys */
+    bool strict;                      /* they are predicted whether or not it pays */
     const float *leak;                /* [n_subspaces] */
     const float *gain, *inverse_gain; /* [256] by gain code; 0 for code 0 */
 };
 
 /**
  * DECL_KERN_SEARCH_LOOP() - encode a panel whose tokens are predicted from those before
- * @y:        [128][d]
- * @ret_gain: [128], as of DECL_KERN_GAINS() for the residuals, but summed as KERN_SUMS; a token
- * with 256 (it escapes) goes on as if it had 0
- * @ret_code: [n_subspaces][128]: parents
- * @ret_q:    [d][128]: what they were searched with; children are searched with it, too
- * @ret_base: [128][d]: what DECODE_ROWS makes of the codes, bit for bit
+ * @y:             [128][d]
+ * @ret_predicted: tokens that were predicted
+ * @ret_gain:      [128], as of DECL_KERN_GAINS() for what is coded, but summed as KERN_SUMS; a
+ * token with 256 (it escapes) goes on as if it had 0
+ * @ret_code:      [n_subspaces][128]: parents
+ * @ret_q:         [d][128]: what they were searched with; children are searched with it, too
+ * @ret_base:      [128][d]: what DECODE_ROWS makes of the codes, bit for bit
  *
- * Token by token: residual r = y - a * base[t - 1] (y where not predicted), its gain, q =
- * quantize(r), the nearest parent, base[t]. Every step as in the kernels of that name.
+ * Token by token: difference r = y - a * base[t - 1]; predicted where that is allowed, and either
+ * strict or |r|² <= |y|²; else r = y. Then the gain of r, q = quantize(r), the nearest parent,
+ * base[t]. Every step as in the kernels of that name.
  */
 #define DECL_KERN_SEARCH_LOOP(name) \
-    void name(const struct kern_loop *loop, const float *y, int32_t *ret_gain, uint8_t *ret_code, \
-              int16_t *ret_q, float *ret_base)
+    void name(const struct kern_loop *loop, const float *y, struct kern_mask *ret_predicted, \
+              int32_t *ret_gain, uint8_t *ret_code, int16_t *ret_q, float *ret_base)
 
 typedef DECL_KERN_LOAD((*kern_load_fn));
 typedef DECL_KERN_STORE((*kern_store_fn));
@@ -237,7 +230,6 @@ typedef DECL_KERN_DECODE((*kern_decode_fn));
 typedef DECL_KERN_TAKE((*kern_take_fn));
 typedef DECL_KERN_GIVE((*kern_give_fn));
 typedef DECL_KERN_SQUARES((*kern_squares_fn));
-typedef DECL_KERN_WORDS((*kern_words_fn));
 typedef DECL_KERN_DECODE_ROWS((*kern_decode_rows_fn));
 typedef DECL_KERN_DECODE_HALF((*kern_decode_half_fn));
 typedef DECL_KERN_SEARCH_LOOP((*kern_search_loop_fn));
@@ -258,7 +250,6 @@ struct kern {
     kern_take_fn take[3]; /* by enum dpq_dtype */
     kern_give_fn give[3];
     kern_squares_fn squares;
-    kern_words_fn words;
     kern_decode_rows_fn decode_rows;
     kern_decode_half_fn decode_half;
     kern_search_loop_fn search_loop;
@@ -283,6 +274,5 @@ void kern_init_c(struct kern *k);
 void kern_init_avx2(struct kern *k);
 void kern_init_avx2_rows(struct kern *k);
 void kern_init_avx512(struct kern *k);
-void kern_init_avx512_rows(struct kern *k);
 void kern_init_vnni(struct kern *k);
 void kern_init_fp16(struct kern *k);

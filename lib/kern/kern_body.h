@@ -14,13 +14,13 @@
 #include "lib/kern/kern.h"
 #include "lib/kern/kern_rows.h"
 
-static DECL_KERN_LOAD(load_f32)
+static inline DECL_KERN_LOAD(load_f32)
 {
     for (size_t t = 0; t < n; t++)
         memcpy(ret_x + t * d, (const char *)rows + (ptrdiff_t)t * stride, d * sizeof(float));
 }
 
-static DECL_KERN_LOAD(load_bf16)
+static inline DECL_KERN_LOAD(load_bf16)
 {
     for (size_t t = 0; t < n; t++) {
         const char *row = (const char *)rows + (ptrdiff_t)t * stride;
@@ -34,13 +34,13 @@ static DECL_KERN_LOAD(load_bf16)
     }
 }
 
-static DECL_KERN_STORE(store_f32)
+static inline DECL_KERN_STORE(store_f32)
 {
     for (size_t t = 0; t < n; t++)
         memcpy((char *)ret_rows + (ptrdiff_t)t * stride, x + t * d, d * sizeof(float));
 }
 
-static DECL_KERN_STORE(store_bf16)
+static inline DECL_KERN_STORE(store_bf16)
 {
     for (size_t t = 0; t < n; t++) {
         char *row = (char *)ret_rows + (ptrdiff_t)t * stride;
@@ -53,7 +53,7 @@ static DECL_KERN_STORE(store_bf16)
     }
 }
 
-static DECL_KERN_ROPE(rope_half)
+static inline DECL_KERN_ROPE(rope_half)
 {
     for (size_t t = 0; t < n; t++) {
         float *restrict a = x + t * d, *restrict b = a + n_pairs;
@@ -68,7 +68,7 @@ static DECL_KERN_ROPE(rope_half)
     }
 }
 
-static DECL_KERN_ROPE(rope_interleaved)
+static inline DECL_KERN_ROPE(rope_interleaved)
 {
     for (size_t t = 0; t < n; t++) {
         float *a = x + t * d;
@@ -83,7 +83,7 @@ static DECL_KERN_ROPE(rope_interleaved)
     }
 }
 
-static DECL_KERN_ADD(add)
+static inline DECL_KERN_ADD(add)
 {
     for (size_t t = 0; t < n; t++)
         for (size_t i = 0; i < d; i++)
@@ -148,7 +148,7 @@ KERN_INLINE void give_by(kern_store_fn store, const float *x, size_t n, size_t d
         give_by(store_##dtype, x, n, d, turn, ret_rows, stride); \
     }
 
-static DECL_KERN_GAINS(gains)
+static inline DECL_KERN_GAINS(gains)
 {
     float sum[KERN_TOKENS] = { 0 }, count = (float)d;
 
@@ -161,7 +161,7 @@ static DECL_KERN_GAINS(gains)
 
 /* Adding 1.5 * 2^23 leaves the integer in the low bits of the sum, rounded to nearest even. Two
  * loops, because gcc widens each, but not one with both in it. */
-static DECL_KERN_QUANTIZE(quantize)
+static inline DECL_KERN_QUANTIZE(quantize)
 {
     for (size_t i = 0; i < n; i++) {
         float v[KERN_TOKENS];
@@ -179,7 +179,7 @@ static DECL_KERN_QUANTIZE(quantize)
 }
 
 /* Score and word in one integer: the lowest word wins a tie because 15 - w is the low nibble. */
-static DECL_KERN_SEARCH(search)
+static inline DECL_KERN_SEARCH(search)
 {
     int32_t best[KERN_TOKENS], score[KERN_TOKENS];
 
@@ -203,7 +203,7 @@ static DECL_KERN_SEARCH(search)
         ret_code[t] = (uint8_t)(KERN_WORDS - 1 - (best[t] & (KERN_WORDS - 1)));
 }
 
-static DECL_KERN_SEARCH_CHILD(search_child)
+static inline DECL_KERN_SEARCH_CHILD(search_child)
 {
     for (size_t t = 0; t < KERN_TOKENS; t++) {
         const int8_t *word = children + (size_t)parent[t] * KERN_WORDS * dsub;
@@ -241,7 +241,7 @@ static inline DECL_KERN_UNPACK(unpack)
             ret_code[16 * j + l] = (uint8_t)(words[l] >> 4 * j & 15);
 }
 
-static DECL_KERN_DECODE(decode)
+static inline DECL_KERN_DECODE(decode)
 {
     (void)n_words;
     for (size_t t = 0; t < KERN_TOKENS; t++) {

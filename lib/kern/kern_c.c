@@ -34,36 +34,70 @@ KERN_TAKE_AND_GIVE(f32)
 KERN_TAKE_AND_GIVE(f16)
 KERN_TAKE_AND_GIVE(bf16)
 
-static void put_half_row(const float *x, size_t d, void *ret_row, bool cold)
+static size_t slot(size_t t)
 {
-    (void)cold;
-    store_f16(x, 1, d, ret_row, 0);
+    return t;
 }
+
+static void words(const uint8_t *base, const uint8_t *fine, size_t n_subspaces, size_t dsub,
+                  const int8_t *book, int8_t *ret_words)
+{
+    for (size_t t = 0; t < KERN_TOKENS; t++)
+        look_up_token(base, fine, n_subspaces, dsub, book, t, ret_words + slot(t) * KERN_CHUNK);
+}
+
+static void scale_row(const int8_t *words, size_t d, const float *scale, float gain,
+                      const float *from, float *ret)
+{
+    for (size_t i = 0; i < d; i++) {
+        ret[i] = (float)words[i / KERN_CHUNK * CHUNK_BYTES + i % KERN_CHUNK] * (scale[i] * gain);
+        if (from)
+            ret[i] += from[i];
+    }
+}
+
+static const struct kern_look_up LOOK_UP = { words, slot, scale_row };
 
 static void scale_half_row(const int8_t *words, size_t d, const float *scale, float gain,
                            const float *from, void *ret_row, bool cold)
 {
     float y[KERN_MAX_DIM];
 
+    (void)cold;
     scale_row(words, d, scale, gain, from, y);
-    put_half_row(y, d, ret_row, cold);
+    store_f16(y, 1, d, ret_row, 0);
+}
+
+static void advance_half_row(const int8_t *words, size_t d, const float *scale, float gain,
+                             const float *leak, float *state, void *ret_row, bool cold)
+{
+    float from[KERN_MAX_DIM];
+
+    (void)cold;
+    predict_row(leak, state, d, from);
+    scale_row(words, d, scale, gain, from, state);
+    store_f16(state, 1, d, ret_row, 0);
 }
 
 static DECL_KERN_DECODE_ROWS(decode_rows)
 {
-    decode_rows_by(words, panel, ret_base, ret_fine);
+    decode_rows_by(LOOK_UP, panel, ret_base, ret_fine);
 }
 
 static DECL_KERN_DECODE_HALF(decode_half)
 {
-    decode_half_by(words, (struct kern_halves){ scale_half_row, put_half_row }, panel, ret_rows,
-                   stride, cold);
+    decode_half_by(LOOK_UP, (struct kern_halves){ scale_half_row, advance_half_row }, panel,
+                   ret_rows, stride, cold);
 }
 
 static DECL_KERN_SEARCH_LOOP(search_loop)
 {
-    search_loop_by((struct kern_loop_steps){ loop_search, loop_leave }, loop, y, ret_gain, ret_code,
-                   ret_q, ret_base);
+    const struct kern_loop_steps steps = { loop_search, loop_leave };
+
+    if (loop->dsub == 2)
+        search_loop_by(steps, loop, 2, y, ret_predicted, ret_gain, ret_code, ret_q, ret_base);
+    else
+        search_loop_by(steps, loop, 4, y, ret_predicted, ret_gain, ret_code, ret_q, ret_base);
 }
 
 void kern_init_c(struct kern *k)
@@ -83,7 +117,6 @@ void kern_init_c(struct kern *k)
         .take = { take_f32, take_f16, take_bf16 },
         .give = { give_f32, give_f16, give_bf16 },
         .squares = squares,
-        .words = words,
         .decode_rows = decode_rows,
         .decode_half = decode_half,
         .search_loop = search_loop,

@@ -3,11 +3,14 @@
 /*
  * The kernels that work on rows, in C: their definition
  *
- * A panel goes two ways round its slow part. Codes are looked up and turned to token-major order
- * while they are bytes (kern->words), a quarter of what they become; from there on the lanes are
- * the dimensions of one token, so that gains are one number a row and a recurrence in time runs
- * along memory. Only look-ups, half floats and the transpositions need hands: each instruction set
- * gives its own as arguments, and the rest is compiled anew.
+ * A panel's codes are looked up and transposed while they are bytes, a quarter of what they become;
+ * from there on the lanes are the dimensions of one token, so that gains are one number a row and a
+ * recurrence in time runs along memory. In between, words lie in chunks of 16 dimensions, which is
+ * what transposing sixteen registers of bytes gives: [d / 16][slot of a token][16]. An instruction
+ * set has the slots in the order that suits its registers.
+ *
+ * Only look-ups, half floats and transpositions need hands: each instruction set gives its own as
+ * arguments, and the rest is compiled anew.
  */
 
 #include <string.h>
@@ -42,12 +45,12 @@ KERN_INLINE void kern_prefetch_row(const char *row, size_t d, bool for_writing)
             __builtin_prefetch(row + i, 0);
 }
 
-KERN_INLINE float sum_halves(float sum[KERN_SUMS])
+/* The upper half onto the lower, until one is left. */
+KERN_INLINE float sum_halves(float s[KERN_SUMS])
 {
-    for (size_t step = KERN_SUMS / 2; step; step /= 2)
-        for (size_t k = 0; k < step; k++)
-            sum[k] += sum[k + step];
-    return sum[0];
+    for (size_t k = 0; k < KERN_SUMS / 2; k++)
+        s[k] += s[k + KERN_SUMS / 2];
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
 }
 
 KERN_INLINE float sum_squares(const float *restrict v, size_t d)
@@ -94,19 +97,18 @@ KERN_INLINE unsigned line_code(const uint8_t *line, size_t t)
     return line[4 * (t % 16) + t / 32] >> 4 * (t / 16 % 2) & 15u;
 }
 
-static inline DECL_KERN_WORDS(words)
-{
-    size_t d = n_subspaces * dsub, n_words = fine ? KERN_WORDS * KERN_WORDS : KERN_WORDS;
+enum { KERN_CHUNK = 16, CHUNK_BYTES = KERN_CHUNK * KERN_TOKENS };
 
-    for (size_t m = 0; m < n_subspaces; m++)
-        for (size_t t = 0; t < KERN_TOKENS; t++) {
-            size_t code = line_code(base + m * KERN_LINE, t);
-
-            if (fine)
-                code = code * KERN_WORDS + line_code(fine + m * KERN_LINE, t);
-            memcpy(ret_words + t * d + m * dsub, book + (m * n_words + code) * dsub, dsub);
-        }
-}
+/* How an instruction set looks codes up. */
+struct kern_look_up {
+    /* book: [n_subspaces][16 or, with a fine panel, 256][dsub] */
+    void (*words)(const uint8_t *base, const uint8_t *fine, size_t n_subspaces, size_t dsub,
+                  const int8_t *book, int8_t *ret_words);
+    size_t (*slot)(size_t t);
+    /* ret = words * (scale * gain), plus from if there is any; words: a token's, in chunks */
+    void (*scale)(const int8_t *words, size_t d, const float *scale, float gain, const float *from,
+                  float *ret);
+};
 
 /* One number for each subspace becomes one for each dimension. */
 KERN_INLINE void spread(const float *v, size_t n_subspaces, size_t dsub, float *ret)
@@ -116,50 +118,73 @@ KERN_INLINE void spread(const float *v, size_t n_subspaces, size_t dsub, float *
             ret[m * dsub + i] = v[m];
 }
 
-KERN_INLINE bool mask_any(const struct kern_mask *m)
+KERN_INLINE size_t mask_count(const struct kern_mask *m)
 {
-    return m->bits[0] | m->bits[1];
+    return (size_t)__builtin_popcountll(m->bits[0]) + (size_t)__builtin_popcountll(m->bits[1]);
 }
 
-KERN_INLINE bool mask_all(const struct kern_mask *m)
+/* One token's words, one by one; ret_words is its place in the first chunk. */
+KERN_INLINE void look_up_token(const uint8_t *base, const uint8_t *fine, size_t n_subspaces,
+                               size_t dsub, const int8_t *book, size_t t, int8_t *ret_words)
 {
-    return !~(m->bits[0] & m->bits[1]);
-}
+    size_t n_words = fine ? KERN_WORDS * KERN_WORDS : KERN_WORDS;
 
-/* Words and scales of both trees, [1] for predicted tokens; what no token takes is not set. */
-struct panel_words {
-    float scale[2][KERN_MAX_DIM];
-    int8_t base[2][KERN_TOKENS * KERN_MAX_DIM];
-    int8_t fine[2][KERN_TOKENS * KERN_MAX_DIM];
-};
+    for (size_t m = 0; m < n_subspaces; m++) {
+        size_t code = line_code(base + m * KERN_LINE, t), i = m * dsub;
 
-KERN_INLINE void panel_words_set(struct panel_words *w, kern_words_fn look_up,
-                                 const struct kern_panel *p, bool base_wanted)
-{
-    const struct kern_tree *trees[2] = { &p->intra, &p->delta };
-    bool taken[2] = { !mask_all(&p->predicted), mask_any(&p->predicted) };
-
-    for (int i = 0; i < 2; i++) {
-        if (!taken[i])
-            continue;
-        spread(trees[i]->scale, p->n_subspaces, p->dsub, w->scale[i]);
-        if (base_wanted)
-            look_up(p->base, NULL, p->n_subspaces, p->dsub, trees[i]->base, w->base[i]);
-        if (p->fine)
-            look_up(p->base, p->fine, p->n_subspaces, p->dsub, trees[i]->fine, w->fine[i]);
+        if (fine)
+            code = code * KERN_WORDS + line_code(fine + m * KERN_LINE, t);
+        memcpy(ret_words + i / KERN_CHUNK * CHUNK_BYTES + i % KERN_CHUNK,
+               book + (m * n_words + code) * dsub, dsub);
     }
 }
 
-/* ret = words * (scale * gain), plus from if there is any */
-KERN_INLINE void scale_row(const int8_t *restrict words, size_t d, const float *restrict scale,
-                           float gain, const float *restrict from, float *restrict ret)
+/* A panel's scales and words, each token's by its tree: those of the tree that most tokens take are
+ * looked up together, the others one by one. */
+struct panel_words {
+    float scale[2][KERN_MAX_DIM]; /* [1] is the delta tree's */
+    int8_t base[KERN_TOKENS * KERN_MAX_DIM];
+    int8_t fine[KERN_TOKENS * KERN_MAX_DIM];
+};
+
+KERN_INLINE void look_up_panel(struct kern_look_up look_up, const struct kern_panel *p, bool fine,
+                               int8_t *ret_words)
 {
-    if (from)
-        for (size_t i = 0; i < d; i++)
-            ret[i] = (float)words[i] * (scale[i] * gain) + from[i];
-    else
-        for (size_t i = 0; i < d; i++)
-            ret[i] = (float)words[i] * (scale[i] * gain);
+    const struct kern_tree *trees[2] = { &p->intra, &p->delta };
+    size_t n_predicted = mask_count(&p->predicted);
+    int most = n_predicted > KERN_TOKENS / 2, least = !most;
+    const uint8_t *fine_panel = fine ? p->fine : NULL;
+    const int8_t *book = fine ? trees[least]->fine : trees[least]->base;
+
+    look_up.words(p->base, fine_panel, p->n_subspaces, p->dsub,
+                  fine ? trees[most]->fine : trees[most]->base, ret_words);
+    if (!n_predicted || n_predicted == KERN_TOKENS)
+        return;
+    for (size_t t = 0; t < KERN_TOKENS; t++) {
+        int8_t *to = ret_words + look_up.slot(t) * KERN_CHUNK;
+
+        if (kern_mask_has(&p->predicted, t) == most)
+            continue;
+        if (p->dsub == 2)
+            look_up_token(p->base, fine_panel, p->n_subspaces, 2, book, t, to);
+        else
+            look_up_token(p->base, fine_panel, p->n_subspaces, 4, book, t, to);
+    }
+}
+
+KERN_INLINE void panel_words_set(struct panel_words *w, struct kern_look_up look_up,
+                                 const struct kern_panel *p, bool base_wanted)
+{
+    size_t n_predicted = mask_count(&p->predicted);
+
+    if (n_predicted < KERN_TOKENS)
+        spread(p->intra.scale, p->n_subspaces, p->dsub, w->scale[0]);
+    if (n_predicted)
+        spread(p->delta.scale, p->n_subspaces, p->dsub, w->scale[1]);
+    if (base_wanted)
+        look_up_panel(look_up, p, false, w->base);
+    if (p->fine)
+        look_up_panel(look_up, p, true, w->fine);
 }
 
 KERN_INLINE void predict_row(const float *restrict leak, const float *restrict state, size_t d,
@@ -169,8 +194,8 @@ KERN_INLINE void predict_row(const float *restrict leak, const float *restrict s
         ret_from[i] = leak[i] * state[i];
 }
 
-KERN_INLINE void decode_rows_by(kern_words_fn look_up, const struct kern_panel *p, float *ret_base,
-                                float *ret_fine)
+KERN_INLINE void decode_rows_by(struct kern_look_up look_up, const struct kern_panel *p,
+                                float *ret_base, float *ret_fine)
 {
     size_t d = p->n_subspaces * p->dsub;
     float leak[KERN_MAX_DIM], from[KERN_MAX_DIM], state[2][KERN_MAX_DIM] = { 0 };
@@ -182,32 +207,36 @@ KERN_INLINE void decode_rows_by(kern_words_fn look_up, const struct kern_panel *
         spread(p->leak, p->n_subspaces, p->dsub, leak);
     for (size_t t = 0; t < KERN_TOKENS; t++) {
         int tree = kern_mask_has(&p->predicted, t);
+        size_t at = look_up.slot(t) * KERN_CHUNK;
         const float *add_to = p->leak && tree ? from : NULL, *scale = w.scale[tree];
         float *base = ret_base ? ret_base + t * d : state[t % 2];
 
         if (add_to)
             predict_row(leak, before, d, from);
         if (ret_base || p->leak)
-            scale_row(w.base[tree] + t * d, d, scale, p->gain[t], add_to, base);
+            look_up.scale(w.base + at, d, scale, p->gain[t], add_to, base);
         if (p->fine && ret_fine)
-            scale_row(w.fine[tree] + t * d, d, scale, p->gain[t], add_to, ret_fine + t * d);
+            look_up.scale(w.fine + at, d, scale, p->gain[t], add_to, ret_fine + t * d);
         before = base;
     }
 }
 
-/* How an instruction set makes half floats: of words, as scale_row(), and of floats. */
+/* How an instruction set makes rows of half floats. */
 struct kern_halves {
+    /* of what kern_look_up.scale() gives */
     void (*scale)(const int8_t *words, size_t d, const float *scale, float gain, const float *from,
                   void *ret_row, bool cold);
-    void (*put)(const float *x, size_t d, void *ret_row, bool cold);
+    /* likewise, where from is leak * state, and the sum is the next state */
+    void (*advance)(const int8_t *words, size_t d, const float *scale, float gain,
+                    const float *leak, float *state, void *ret_row, bool cold);
 };
 
-KERN_INLINE void decode_half_by(kern_words_fn look_up, struct kern_halves halves,
+KERN_INLINE void decode_half_by(struct kern_look_up look_up, struct kern_halves halves,
                                 const struct kern_panel *p, void *ret_rows, ptrdiff_t stride,
                                 bool cold)
 {
     size_t d = p->n_subspaces * p->dsub;
-    float leak[KERN_MAX_DIM], from[KERN_MAX_DIM], state[2][KERN_MAX_DIM] = { 0 };
+    float leak[KERN_MAX_DIM], from[KERN_MAX_DIM], state[KERN_MAX_DIM] = { 0 };
     struct panel_words w;
 
     panel_words_set(&w, look_up, p, !p->fine || p->leak);
@@ -215,17 +244,19 @@ KERN_INLINE void decode_half_by(kern_words_fn look_up, struct kern_halves halves
         spread(p->leak, p->n_subspaces, p->dsub, leak);
     for (size_t t = 0; t < KERN_TOKENS; t++) {
         int tree = kern_mask_has(&p->predicted, t);
+        size_t at = look_up.slot(t) * KERN_CHUNK;
+        const int8_t *base = w.base + at, *words = p->fine ? w.fine + at : base;
         const float *add_to = p->leak && tree ? from : NULL, *scale = w.scale[tree];
-        const int8_t *words = (p->fine ? w.fine : w.base)[tree] + t * d;
         char *row = (char *)ret_rows + (ptrdiff_t)t * stride;
 
+        if (add_to && !p->fine) {
+            halves.advance(base, d, scale, p->gain[t], leak, state, row, cold);
+            continue;
+        }
         if (add_to)
-            predict_row(leak, state[(t + 1) % 2], d, from);
+            predict_row(leak, state, d, from);
         if (p->leak)
-            scale_row(w.base[tree] + t * d, d, scale, p->gain[t], add_to, state[t % 2]);
-        if (p->leak && !p->fine)
-            halves.put(state[t % 2], d, row, cold);
-        else
-            halves.scale(words, d, scale, p->gain[t], add_to, row, cold);
+            look_up.scale(base, d, scale, p->gain[t], add_to, state);
+        halves.scale(words, d, scale, p->gain[t], add_to, row, cold);
     }
 }

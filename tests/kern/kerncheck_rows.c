@@ -134,30 +134,6 @@ static int word_of(const struct stream *s, bool fine, size_t m, size_t t, size_t
     return tree->fine[((m * 16 + p) * 16 + code_of(s->fine.p, m, t)) * s->dsub + i];
 }
 
-static void check_words(const struct pair *p, struct rng *r)
-{
-    struct stream *s = stream_new(r);
-    bool fine = s->panel.fine;
-    struct box a = box_new(T * s->d, 1), b = box_new(T * s->d, 7);
-    const int8_t *book = fine ? s->panel.intra.fine : s->panel.intra.base;
-
-    s->panel.predicted = (struct kern_mask){ { 0 } };
-    p->c.words(s->panel.base, s->panel.fine, s->n_subspaces, s->dsub, book, (int8_t *)a.p);
-    p->isa.words(s->panel.base, s->panel.fine, s->n_subspaces, s->dsub, book, (int8_t *)b.p);
-    for (size_t t = 0; t < T; t++)
-        for (size_t i = 0; i < s->d; i++)
-            assert_int_equal((int8_t)a.p[t * s->d + i],
-                             word_of(s, fine, i / s->dsub, t, i % s->dsub));
-    boxes_end(&a, &b);
-    stream_free(s);
-}
-
-static void test_words(void **state)
-{
-    (void)state;
-    each(check_words, 100);
-}
-
 /* fp32, one operation after the other, as kern.h has it */
 static void expect_rows(const struct stream *s, float *ret_base, float *ret_fine)
 {
@@ -267,11 +243,11 @@ static void test_decode_half(void **state)
 
 /* The loop is what its steps are, each of which has its own check. */
 static void expect_loop(const struct kern *k, const struct kern_loop *l, const float *y, size_t t,
-                        const int32_t *gain, const uint8_t *code, const int16_t *q,
+                        bool predicted, const int32_t *gain, const uint8_t *code, const int16_t *q,
                         const float *base)
 {
     size_t d = l->n_subspaces * l->dsub;
-    int predicted = kern_mask_has(&l->predicted, t), g = gain[t] < 256 ? gain[t] : 0;
+    int g = gain[t] < 256 ? gain[t] : 0;
     const struct kern_tree *tree = predicted ? &l->delta : &l->intra;
     float r[KERN_MAX_DIM], square;
 
@@ -310,12 +286,14 @@ static void check_search_loop(const struct pair *p, struct rng *r)
     struct box base[2] = { box_new(n * 4, 4), box_new(n * 4, 12) };
     float *y = malloc(n * sizeof(float)), gains[T];
     uint8_t *panel = calloc(s->n_subspaces, KERN_LINE);
+    struct kern_mask mask[2];
     struct kern_loop l = {
         .n_subspaces = s->n_subspaces,
         .dsub = s->dsub,
         .intra = s->panel.intra,
         .delta = s->panel.delta,
-        .predicted = s->panel.predicted,
+        .may_predict = s->panel.predicted,
+        .strict = rng_below(r, 2),
         .leak = (float *)s->leak.p,
         .gain = s->gains,
         .inverse_gain = s->inverse,
@@ -328,13 +306,13 @@ static void check_search_loop(const struct pair *p, struct rng *r)
             y[rng_below(r, n)] = random_float(r);
     for (int i = 0; i < 2; i++)
         (i ? p->isa : p->c)
-            .search_loop(&l, y, (int32_t *)gain[i].p, code[i].p, (int16_t *)q[i].p,
+            .search_loop(&l, y, &mask[i], (int32_t *)gain[i].p, code[i].p, (int16_t *)q[i].p,
                          (float *)base[i].p);
     for (size_t t = 0; t < T; t++) {
         int32_t g = ((int32_t *)gain[0].p)[t];
 
-        expect_loop(&p->c, &l, y, t, (int32_t *)gain[0].p, code[0].p, (int16_t *)q[0].p,
-                    (float *)base[0].p);
+        expect_loop(&p->c, &l, y, t, kern_mask_has(&mask[0], t), (int32_t *)gain[0].p, code[0].p,
+                    (int16_t *)q[0].p, (float *)base[0].p);
         gains[t] = s->gains[g < 256 ? g : 0];
     }
     for (size_t m = 0; m < s->n_subspaces; m++)
@@ -343,8 +321,10 @@ static void check_search_loop(const struct pair *p, struct rng *r)
     s->panel.fine = NULL;
     s->panel.gain = gains;
     s->panel.leak = l.leak;
+    s->panel.predicted = mask[0];
     p->c.decode_rows(&s->panel, y, NULL); /* no drift: the decoder has the same bits */
     assert_memory_equal(y, base[0].p, n * 4);
+    assert_memory_equal(&mask[0], &mask[1], sizeof(mask[0]));
     boxes_end(&gain[0], &gain[1]);
     boxes_end(&code[0], &code[1]);
     boxes_end(&q[0], &q[1]);
@@ -475,10 +455,9 @@ static void test_squares(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_words),       cmocka_unit_test(test_decode_rows),
-        cmocka_unit_test(test_decode_half), cmocka_unit_test(test_search_loop),
-        cmocka_unit_test(test_take),        cmocka_unit_test(test_give),
-        cmocka_unit_test(test_squares),
+        cmocka_unit_test(test_decode_rows), cmocka_unit_test(test_decode_half),
+        cmocka_unit_test(test_search_loop), cmocka_unit_test(test_take),
+        cmocka_unit_test(test_give),        cmocka_unit_test(test_squares),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

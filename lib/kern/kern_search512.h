@@ -1,0 +1,189 @@
+#pragma once
+
+/*
+ * The searches for 512-bit registers, with VNNI where the including file is built for it; include
+ * immintrin.h before
+ *
+ * Two coordinates side by side are the operand of one dot product. Unpacking two rows of q within
+ * 128-bit lanes gives tokens 0-3, 8-11, … and 4-7, 12-15, …; packing puts them in order again.
+ */
+
+#include "lib/kern/kern_body.h"
+
+static inline __m512i load_512(const void *p)
+{
+    return _mm512_loadu_si512(p);
+}
+
+static inline __m512i dot_add(__m512i sum, __m512i a, __m512i b)
+{
+#ifdef __AVX512VNNI__
+    return _mm512_dpwssd_epi32(sum, a, b);
+#else
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+#endif
+}
+
+/* 32 tokens of two rows of q */
+static inline void load_pairs(const int16_t *q, __m512i ret_pairs[2])
+{
+    __m512i a = load_512(q), b = load_512(q + KERN_TOKENS);
+
+    ret_pairs[0] = _mm512_unpacklo_epi16(a, b);
+    ret_pairs[1] = _mm512_unpackhi_epi16(a, b);
+}
+
+/* The low nibble of each rank says 15 - word. */
+static inline void store_codes(__m512i best_low, __m512i best_high, uint8_t *ret_code)
+{
+    __m512i low = _mm512_set1_epi32(KERN_WORDS - 1);
+    __m512i v =
+        _mm512_packs_epi32(_mm512_andnot_si512(best_low, low), _mm512_andnot_si512(best_high, low));
+
+    _mm256_storeu_si256((__m256i *)ret_code, _mm512_cvtepi16_epi8(v));
+}
+
+/* Words times 16 in pairs, and what ranks them beside their product with q. */
+static inline void set_ranks(const int8_t *book, size_t dsub, int32_t ret_pair[][2],
+                             int32_t ret_rank[KERN_WORDS])
+{
+    for (size_t w = 0; w < KERN_WORDS; w++) {
+        int32_t square = 0;
+
+        for (size_t i = 0; i < dsub; i++) {
+            int32_t c = book[w * dsub + i];
+
+            square += c * c;
+            if (i % 2)
+                ret_pair[w][i / 2] |= (int32_t)((uint32_t)(16 * c) << 16);
+            else
+                ret_pair[w][i / 2] = 16 * c & 0xffff;
+        }
+        ret_rank[w] = (int32_t)(KERN_WORDS - 1 - w) - 128 * square;
+    }
+}
+
+KERN_INLINE void search_n(const int16_t *q, size_t dsub, const int8_t *book, uint8_t *ret_code)
+{
+    int32_t pair[KERN_WORDS][2], rank[KERN_WORDS];
+
+    set_ranks(book, dsub, pair, rank);
+    for (size_t t = 0; t < KERN_TOKENS; t += 64) {
+        __m512i pairs[2][4], best[4];
+
+        for (size_t i = 0; i < dsub; i += 2) {
+            load_pairs(q + i * KERN_TOKENS + t, pairs[i / 2]);
+            load_pairs(q + i * KERN_TOKENS + t + 32, pairs[i / 2] + 2);
+        }
+        for (int k = 0; k < 4; k++)
+            best[k] = _mm512_set1_epi32(INT32_MIN);
+#pragma GCC unroll 4
+        for (size_t w = 0; w < KERN_WORDS; w++)
+            for (int k = 0; k < 4; k++) {
+                __m512i score = _mm512_set1_epi32(rank[w]);
+
+                for (size_t i = 0; i < dsub; i += 2)
+                    score = dot_add(score, pairs[i / 2][k], _mm512_set1_epi32(pair[w][i / 2]));
+                best[k] = _mm512_max_epi32(best[k], score);
+            }
+        store_codes(best[0], best[1], ret_code + t);
+        store_codes(best[2], best[3], ret_code + t + 32);
+    }
+}
+
+static DECL_KERN_SEARCH(search_512)
+{
+    if (dsub == 2)
+        search_n(q, 2, book, ret_code);
+    else if (dsub == 4)
+        search_n(q, 4, book, ret_code);
+    else
+        search(q, dsub, book, ret_code);
+}
+
+/* 16 rows, stride bytes apart, of 16 pairs of bytes: pair w of all rows to ret_column[w]. Four
+ * rounds of dealing leave column c of a lane in registers 2 c and 2 c + 1. */
+static inline void turn_pairs(const int8_t *rows, size_t stride, __m256i ret_column[16])
+{
+    __m256i v[16], dealt[16];
+
+    for (size_t i = 0; i < 16; i++)
+        v[i] = _mm256_loadu_si256((const __m256i *)(rows + i * stride));
+#pragma GCC unroll 4
+    for (int round = 0; round < 4; round++) {
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            dealt[2 * i] = _mm256_unpacklo_epi16(v[i], v[i + 8]);
+            dealt[2 * i + 1] = _mm256_unpackhi_epi16(v[i], v[i + 8]);
+        }
+        memcpy(v, dealt, sizeof(v));
+    }
+    for (int c = 0; c < 8; c++) {
+        ret_column[c] = _mm256_permute2x128_si256(v[2 * c], v[2 * c + 1], 0x20);
+        ret_column[8 + c] = _mm256_permute2x128_si256(v[2 * c], v[2 * c + 1], 0x31);
+    }
+}
+
+/* Pairs of bytes as pairs of int16, each times 256. */
+static inline __m512i widen_256(__m256i pairs)
+{
+    __m512i apart = _mm512_set4_epi32(0x0d800c80, 0x09800880, 0x05800480, 0x01800080);
+
+    return _mm512_shuffle_epi8(_mm512_cvtepu16_epi32(pairs), apart);
+}
+
+/* For one child number, the words of the children of 16 parents are one register, which VPERMD
+ * deals to the tokens; so are their ranks. Scores are 256 times those of the definition: 2048 |c|²
+ * is a 32nd of (256 c)², which just fits without a sign. */
+KERN_INLINE void search_child_n(const int16_t *q, size_t dsub, const int8_t *children,
+                                const uint8_t *parent, uint8_t *ret_code)
+{
+    __m256i column[2][16];
+    __m512i index[4], pairs[2][4], best[4], zero = _mm512_setzero_si512();
+
+    for (size_t i = 0; i < dsub; i += 2) /* of 16 words of two pairs: eight to a column */
+        turn_pairs(children + 16 * i, KERN_WORDS * dsub, column[i / 2]);
+    for (size_t t = 0; t < KERN_TOKENS; t += 64) {
+        for (int k = 0; k < 4; k += 2) {
+            __m512i p = _mm512_cvtepu8_epi16(
+                _mm256_loadu_si256((const __m256i *)(parent + t + 16 * (size_t)k)));
+
+            index[k] = _mm512_unpacklo_epi16(p, zero);
+            index[k + 1] = _mm512_unpackhi_epi16(p, zero);
+            for (size_t i = 0; i < dsub; i += 2)
+                load_pairs(q + i * KERN_TOKENS + t + 16 * (size_t)k, pairs[i / 2] + k);
+            best[k] = best[k + 1] = _mm512_set1_epi32(INT32_MIN);
+        }
+        for (size_t w = 0; w < KERN_WORDS; w++) {
+            __m512i rank = _mm512_set1_epi32((int32_t)(KERN_WORDS - 1 - w)), word[2];
+
+            for (size_t i = 0; i < dsub; i += 2) {
+                size_t at = w * dsub / 2 + i / 2;
+
+                word[i / 2] = widen_256(column[at / 16][at % 16]);
+                rank = _mm512_sub_epi32(
+                    rank, _mm512_srli_epi32(_mm512_madd_epi16(word[i / 2], word[i / 2]), 5));
+            }
+            for (int k = 0; k < 4; k++) {
+                __m512i score = _mm512_permutexvar_epi32(index[k], rank);
+
+                for (size_t i = 0; i < dsub; i += 2)
+                    score = dot_add(score, pairs[i / 2][k],
+                                    _mm512_permutexvar_epi32(index[k], word[i / 2]));
+                best[k] = _mm512_max_epi32(best[k], score);
+            }
+        }
+        store_codes(best[0], best[1], ret_code + t);
+        store_codes(best[2], best[3], ret_code + t + 32);
+    }
+}
+
+static DECL_KERN_SEARCH_CHILD(search_child_512)
+{
+    if (dsub == 2)
+        search_child_n(q, 2, children, parent, ret_code);
+    else if (dsub == 4)
+        search_child_n(q, 4, children, parent, ret_code);
+    else
+        search_child(q, dsub, children, parent, ret_code);
+}

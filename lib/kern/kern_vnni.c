@@ -1,0 +1,64 @@
+/* AVX-512 with VNNI and VBMI: dot products in one instruction, and tables of 256 bytes. */
+
+#include <immintrin.h>
+
+#include "lib/kern/kern_leave.h"
+#include "lib/kern/kern_search512.h"
+#include "lib/kern/kern_words512.h"
+
+static void loop_search_512(const struct loop_book *book, const int16_t *q, size_t n_subspaces,
+                            size_t dsub, uint8_t *ret_code, int16_t *ret_wide)
+{
+    if (dsub != 2) {
+        loop_search(book, q, n_subspaces, dsub, ret_code, ret_wide);
+        return;
+    }
+    for (size_t m = 0; m < n_subspaces; m += 16) {
+        __mmask16 in = n_subspaces - m < 16 ? 0xff : 0xffff; /* a multiple of 8 */
+        __m512i pairs = load_512(q + 2 * m), best = _mm512_set1_epi32(INT32_MIN), word = best;
+
+#pragma GCC unroll 16
+        for (size_t w = 0; w < KERN_WORDS; w++) {
+            __m512i wide = load_512(book->wide[w] + 2 * m);
+            __m512i rank = dot_add(load_512(book->rank[w] + m), pairs, wide);
+
+            word = _mm512_mask_mov_epi32(word, _mm512_cmpgt_epi32_mask(rank, best), wide);
+            best = _mm512_max_epi32(best, rank);
+        }
+        best = _mm512_andnot_si512(best, _mm512_set1_epi32(KERN_WORDS - 1));
+        _mm512_mask_cvtepi32_storeu_epi8(ret_code + m, in, best);
+        _mm512_mask_storeu_epi32(ret_wide + 2 * m, in, word);
+    }
+}
+
+static DECL_KERN_DECODE_ROWS(decode_rows_512)
+{
+    decode_rows_by(LOOK_UP_512, panel, ret_base, ret_fine);
+}
+
+static DECL_KERN_DECODE_HALF(decode_half_512)
+{
+    decode_half_by(LOOK_UP_512, (struct kern_halves){ scale_half_row, advance_half_row }, panel,
+                   ret_rows, stride, cold);
+    if (cold)
+        _mm_sfence();
+}
+
+static DECL_KERN_SEARCH_LOOP(search_loop_512)
+{
+    const struct kern_loop_steps steps = { loop_search_512, loop_leave_x86 };
+
+    if (loop->dsub == 2)
+        search_loop_by(steps, loop, 2, y, ret_predicted, ret_gain, ret_code, ret_q, ret_base);
+    else
+        search_loop_by(steps, loop, 4, y, ret_predicted, ret_gain, ret_code, ret_q, ret_base);
+}
+
+void kern_init_vnni(struct kern *k)
+{
+    k->search = search_512;
+    k->search_child = search_child_512;
+    k->decode_rows = decode_rows_512;
+    k->decode_half = decode_half_512;
+    k->search_loop = search_loop_512;
+}
