@@ -1,25 +1,33 @@
 /*
- * Encoding and decoding tiles on one core: tokens a second, GB/s of 16-bit rows, and how that
- * compares with memcpy of the same rows
+ * Encoding and decoding tiles on one core, the way that users take: rows as engines have them to
+ * tiles and back
  *
  *   bench_codec [--json] [--layers N] [--heads N] [--dim N] [--seconds S] [--only encode|decode]
+ *               [--cpu MASK]
  *
- * The default geometry is SmolLM2-135M's (30 layers, 3 KV heads, head_dim 64). Profile and rows are
- * random, seeded. Each figure is the best of as many runs as fit in the time. The portable kernels
- * run beside those that the CPU has.
+ * Tokens a second, GB/s of fp16 rows, the ratio to memcpy of the same rows, and the share of the
+ * time that BLAS takes: the linker puts a clock around cblas_sgemm. Without a geometry, those of
+ * SmolLM2-135M (30 layers, 3 KV heads, head_dim 64) and Llama-3-8B (32, 8, 128). Profile and rows
+ * are random, seeded. Each figure is the median of as many runs as fit in the time, five at least.
+ * MASK is of enum kern_cpu, such as 1 for AVX2; without it, each step of the staircase runs.
+ * tests/bench/bench_kern.c has the kernels alone.
  */
 
 #include <stdbool.h>
 #include <stdio.h>
 #include <time.h>
 
+#include "lib/kern/kern.h"
 #include "tests/util/toy_profile.h"
+
+enum { MIN_RUNS = 5, MAX_RUNS = 1000 };
 
 struct options {
     bool json;
     uint32_t n_layers, n_kv_heads, head_dim;
     double seconds; /* per figure */
     const char *only;
+    uint32_t cpu; /* 0: every step */
 };
 
 struct bench {
@@ -32,7 +40,8 @@ struct bench {
     uint8_t *base, *fine;
     size_t n_base, n_fine;
     uint32_t rate;
-    double memcpy_s; /* of n_bytes */
+    double memcpy_s;   /* of n_bytes */
+    double gemm_share; /* of the time last measured */
 };
 
 static double now(void)
@@ -41,6 +50,24 @@ static double now(void)
 
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static double gemm_s;
+
+void __real_cblas_sgemm(int, int, int, int, int, int, float, const float *, int, const float *, int,
+                        float, float *, int);
+void __wrap_cblas_sgemm(int, int, int, int, int, int, float, const float *, int, const float *, int,
+                        float, float *, int);
+
+void __wrap_cblas_sgemm(int order, int turn_a, int turn_b, int m, int n, int k, float alpha,
+                        const float *a, int step_a, const float *b, int step_b, float beta,
+                        float *c, int step_c)
+{
+    double from = now();
+
+    __real_cblas_sgemm(order, turn_a, turn_b, m, n, k, alpha, a, step_a, b, step_b, beta, c,
+                       step_c);
+    gemm_s += now() - from;
 }
 
 static void must(int r, const char *what)
@@ -95,35 +122,49 @@ static void run_decode_token(struct bench *b)
     decode(b, b->toy.geometry.n_layers, 1);
 }
 
-/* Best time of one run. */
-static double best(struct bench *b, void (*run)(struct bench *))
+static int ascending(const void *a, const void *b)
 {
-    double end = now() + b->options->seconds, shortest = 1e9;
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* Median time of one run; sets gemm_share. */
+static double median(struct bench *b, void (*run)(struct bench *))
+{
+    double samples[MAX_RUNS], sum = 0, end;
+    int n = 0;
 
     run(b);
-    do {
-        double t = now();
-
+    gemm_s = 0;
+    end = now() + b->options->seconds;
+    while (n < MAX_RUNS && (n < MIN_RUNS || now() < end)) {
+        samples[n] = now();
         run(b);
-        t = now() - t;
-        shortest = t < shortest ? t : shortest;
-    } while (now() < end);
-    return shortest;
+        samples[n] = now() - samples[n];
+        sum += samples[n++];
+    }
+    b->gemm_share = gemm_s / sum;
+    qsort(samples, (size_t)n, sizeof(samples[0]), ascending);
+    return samples[n / 2];
 }
 
 static void say(const struct bench *b, const char *what, const char *rate, double s)
 {
+    const struct dpq_geometry *g = &b->toy.geometry;
     double tokens = DPQ_TILE_TOKENS / s, gb = 1e-9 * (double)b->n_bytes / s;
 
     if (b->options->json)
         printf("{\"bench\":\"codec\",\"case\":\"%s\",\"isa\":\"%s\",\"rate\":\"%s\",\"layers\":%u,"
-               "\"kv_heads\":%u,\"head_dim\":%u,\"tokens_per_s\":%.0f,\"gb_per_s\":%.3f,"
-               "\"of_memcpy\":%.4f}\n",
-               what, b->isa, rate, b->toy.geometry.n_layers, b->toy.geometry.n_kv_heads,
-               b->toy.geometry.head_dim, tokens, gb, b->memcpy_s / s);
+               "\"kv_heads\":%u,\"head_dim\":%u,\"bytes\":%zu,\"tokens_per_s\":%.0f,"
+               "\"gb_per_s\":%.3f,\"of_memcpy\":%.4f,\"gemm_share\":%.3f}\n",
+               what, b->isa, rate, g->n_layers, g->n_kv_heads, g->head_dim, b->n_bytes, tokens, gb,
+               b->memcpy_s / s, b->gemm_share);
     else
-        printf("%-8s %-6s %-10s %9.0f tokens/s %7.3f GB/s %7.3f of memcpy\n", what, b->isa, rate,
-               tokens, gb, b->memcpy_s / s);
+        printf(
+            "%-8s %-6s %-8s %2ux%ux%-3u %9.0f tokens/s %7.3f GB/s %6.3f of memcpy  GEMM %4.1f %%\n",
+            what, b->isa, rate, g->n_layers, g->n_kv_heads, g->head_dim, tokens, gb,
+            b->memcpy_s / s, 100 * b->gemm_share);
     fflush(stdout);
 }
 
@@ -136,9 +177,9 @@ static void bench_isa(struct bench *b, const char *isa, uint32_t cpu_mask)
     for (b->rate = DPQ_RATE_QUALITY; b->rate <= DPQ_RATE_COMPACT; b->rate += 2) {
         run_encode(b);
         if (strcmp(b->options->only, "decode") != 0)
-            say(b, "encode", RATES[b->rate], best(b, run_encode));
+            say(b, "encode", RATES[b->rate], median(b, run_encode));
         if (strcmp(b->options->only, "encode") != 0)
-            say(b, "decode", RATES[b->rate], best(b, run_decode));
+            say(b, "decode", RATES[b->rate], median(b, run_decode));
     }
     b->codec = dpq_codec_free(b->codec);
 }
@@ -150,9 +191,9 @@ static void bench_one_token(struct bench *b)
     must(dpq_codec_new(b->toy.profile, ~0u, &b->codec), "codec");
     b->rate = DPQ_RATE_QUALITY;
     run_encode(b);
-    s = best(b, run_decode_token);
+    s = median(b, run_decode_token);
     if (b->options->json)
-        printf("{\"bench\":\"codec\",\"case\":\"one token\",\"isa\":\"simd\",\"us\":%.1f}\n",
+        printf("{\"bench\":\"codec\",\"case\":\"one token\",\"isa\":\"best\",\"us\":%.1f}\n",
                1e6 * s);
     else
         printf("one token of a tile, all layers: %.1f us\n", 1e6 * s);
@@ -161,9 +202,7 @@ static void bench_one_token(struct bench *b)
 
 static struct options parse(int argc, char **argv)
 {
-    struct options o = {
-        .n_layers = 30, .n_kv_heads = 3, .head_dim = 64, .seconds = 0.5, .only = ""
-    };
+    struct options o = { .seconds = 0.5, .only = "" };
 
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "0";
@@ -182,6 +221,8 @@ static struct options parse(int argc, char **argv)
             o.seconds = atof(value);
         else if (!strcmp(argv[i], "--only"))
             o.only = value;
+        else if (!strcmp(argv[i], "--cpu"))
+            o.cpu = (uint32_t)strtoul(value, NULL, 0);
         else
             must(DPQ_E_INVALID, argv[i]);
         i++;
@@ -189,42 +230,64 @@ static struct options parse(int argc, char **argv)
     return o;
 }
 
-int main(int argc, char **argv)
+static void bench_steps(struct bench *b)
 {
-    struct options options = parse(argc, argv);
+    static const char *const NAMES[] = { "c", "avx2", "avx512", "vnni", "fp16" };
+    unsigned have = kern_cpu_detect(), cpu = 0;
+
+    if (b->options->cpu) {
+        bench_isa(b, "masked", b->options->cpu);
+        return;
+    }
+    for (size_t i = 0; i < sizeof(NAMES) / sizeof(NAMES[0]); i++, cpu = 2 * cpu + 1)
+        if ((cpu & have) == cpu)
+            bench_isa(b, NAMES[i], cpu);
+    bench_one_token(b);
+}
+
+static void bench_geometry(const struct options *options, uint32_t n_layers, uint32_t n_kv_heads,
+                           uint32_t head_dim)
+{
     struct bench b = {
-        .options = &options,
-        .toy = {
-            .geometry = toy_geometry(options.n_layers, options.n_kv_heads, options.head_dim),
-            .seed = 1,
-            .dsub = 2,
-        },
+        .options = options,
+        .toy = { .geometry = toy_geometry(n_layers, n_kv_heads, head_dim), .seed = 1, .dsub = 2 },
+        .isa = "libc",
     };
     struct rng r = rng_seed(2);
     struct dpq_fault fault = { 0 };
 
     if (dpq_geometry_check(&b.toy.geometry, &fault)) {
         fprintf(stderr, "%s\n", fault.message);
-        return 1;
+        exit(1);
     }
     must(toy_make(&b.toy), "profile");
     b.n_bytes = dpq_row_bytes(&b.toy.geometry, DPQ_F16) * DPQ_TILE_TOKENS;
     b.rows = malloc(b.n_bytes);
     b.out = malloc(b.n_bytes);
     if (!b.rows || !b.out)
-        return 1;
+        exit(1);
     for (size_t i = 0; i < b.n_bytes; i += 2)
         toy_put(b.rows + i, DPQ_F16, (float)toy_normal(&r));
-    b.memcpy_s = best(&b, run_memcpy);
-    b.isa = "libc";
+    b.memcpy_s = median(&b, run_memcpy);
     say(&b, "memcpy", "raw", b.memcpy_s);
-    bench_isa(&b, "simd", ~0u);
-    bench_isa(&b, "c", 0);
-    bench_one_token(&b);
+    bench_steps(&b);
     dpq_free(b.base);
     dpq_free(b.fine);
     free(b.rows);
     free(b.out);
     toy_drop(&b.toy);
+}
+
+int main(int argc, char **argv)
+{
+    struct options o = parse(argc, argv);
+
+    if (o.n_layers || o.n_kv_heads || o.head_dim) {
+        bench_geometry(&o, o.n_layers ? o.n_layers : 30, o.n_kv_heads ? o.n_kv_heads : 3,
+                       o.head_dim ? o.head_dim : 64);
+        return 0;
+    }
+    bench_geometry(&o, 30, 3, 64);
+    bench_geometry(&o, 32, 8, 128);
     return 0;
 }
