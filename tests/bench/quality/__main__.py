@@ -2,7 +2,8 @@
 """Quality against true bits on the real model: ours and other codecs on the same windows.
 
 usage: python tests/bench/quality [--setups FILE] [--only NAME]... [--profile NAME=FILE[:RATE,RATE]]...
-                                  [--windows N] [--threads N] [--no-peers] [--gate] [--generate] [--write]
+                                  [--windows N] [--threads N] [--device NAME] [--no-peers] [--gate] [--generate]
+                                  [--write]
        (environment: DELTAPQ_LIBRARY)
 
 --setups FILE   which profiles to judge: see setups.json beside this file, which is the default
@@ -10,6 +11,7 @@ usage: python tests/bench/quality [--setups FILE] [--only NAME]... [--profile NA
 --profile …     a profile file to judge besides, on the rates given (quality, compact)
 --windows N     N windows a genre instead of all eight
 --threads N     of PyTorch, 2; fewer lose less to others on a busy machine
+--device NAME   where the model runs, cpu; the codec of ours is on the CPU always
 --no-peers      of the others, q4_0 alone
 --gate          print the limits that a release must keep, and exit with 1 when one is not kept
 --generate      greedy continuations of 20 prompts, too
@@ -30,6 +32,17 @@ from kvdump import LIST, Smol, demo_model, torch, windows  # noqa: E402
 HERE = pathlib.Path(__file__).parent
 
 
+class Placed(Smol):
+    """On a device; what is kept in .cache is NumPy's."""
+
+    def __init__(self, device: str):
+        super().__init__()
+        self.model.to(device)
+
+    def ids(self, window):
+        return super().ids(window).to(self.model.device)
+
+
 def arguments():
     options = argparse.ArgumentParser(description=__doc__, usage=argparse.SUPPRESS,
                                       formatter_class=argparse.RawTextHelpFormatter)
@@ -38,6 +51,7 @@ def arguments():
     options.add_argument("--profile", action="append", default=[])
     options.add_argument("--windows", type=int)
     options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--device", default="cpu")
     for flag in ("--no-peers", "--gate", "--generate", "--write"):
         options.add_argument(flag, action="store_true")
     return options.parse_args()
@@ -95,7 +109,7 @@ def about() -> dict:
 
 def main() -> int:
     args = arguments()
-    smol = Smol()
+    smol = Placed(args.device)
     torch.set_num_threads(args.threads)
     chosen = windows.read(LIST, "evaluate", args.windows)
     opened = open_all(smol, setups_of(args))

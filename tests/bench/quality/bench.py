@@ -44,7 +44,7 @@ def our_jobs(smol, judged, setup):
 
     def restored(window, rate, fine=True):
         kept, bits = judged.through(smol.numbers(window), rate, fine)
-        return judge.logits_with(smol.model, smol.ids(window), torch.from_numpy(kept)), bits
+        return judge.logits_with(smol.model, smol.ids(window), torch.from_numpy(kept).to(smol.model.device)), bits
 
     def dropped(window, rate):
         return restored(window, rate, False)
@@ -70,7 +70,7 @@ def judge_all(smol, jobs, chosen) -> list[figures.Series]:
                 logits, bits = job.run(window)
                 verdict = judge.Verdict.of(exact, logits, smol.ids(window)[0, 1:])
                 verdicts.save(job.key(window), verdict, bits)
-                kept = verdict, bits
+                kept = verdicts.load(job.key(window))
             job.series.windows.setdefault(window.genre, []).append(kept[0])
             job.series.bits.append(kept[1])
             done += 1

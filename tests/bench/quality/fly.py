@@ -30,8 +30,8 @@ class Rope:
         return self._turn(g, first, step, -1, self.scale)
 
     def _turn(self, x, first, step, sign, scale):
-        positions = first + step * torch.arange(x.shape[-2], dtype=torch.float64)
-        angle = positions[:, None] * self.inv_freq
+        positions = first + step * torch.arange(x.shape[-2], dtype=torch.float64, device=x.device)
+        angle = positions[:, None] * self.inv_freq.to(x.device)
         cos, sin = (angle.cos() * scale).to(x.dtype), (angle.sin() * sign * scale).to(x.dtype)
         a, b, rest = x[..., :self.half], x[..., self.half:2 * self.half], x[..., 2 * self.half:]
         return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)

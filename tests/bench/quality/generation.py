@@ -40,10 +40,10 @@ class Sealing:
             tokens = slice(self.n_sealed, self.n_sealed + TILE)
             for b in range(len(cache.layers[0].keys)):
                 exact = torch.stack([torch.stack([x.keys[b, :, tokens], x.values[b, :, tokens]])
-                                     for x in cache.layers]).numpy()
+                                     for x in cache.layers]).cpu().numpy()
                 out = np.empty_like(exact)
                 self.judged.tile(exact, self.n_sealed, self.rate, out)
-                for x, (k, v) in zip(cache.layers, torch.from_numpy(out)):
+                for x, (k, v) in zip(cache.layers, torch.from_numpy(out).to(cache.layers[0].keys.device)):
                     x.keys[b, :, tokens], x.values[b, :, tokens] = k, v
             self.n_sealed += TILE
 
@@ -89,7 +89,7 @@ def _generate(model, ids, exact, way, n_tokens):
         token = hf.forward(model, token, cache).logits[:, -1:].argmax(-1)
         made.append(token)
         way.step(cache)
-    return torch.cat(made, 1).numpy()
+    return torch.cat(made, 1).cpu().numpy()
 
 
 def agreement(made, raw) -> dict:

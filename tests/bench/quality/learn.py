@@ -29,7 +29,8 @@ def learn(smol, chosen):
     memory = [smol.numbers(w) for w in chosen]
     layers, bar = [], Progress("learning the words of pq", smol.geometry.n_layers)
     for layer in range(smol.geometry.n_layers):
-        layers.append(torch.stack([k_means(samples(smol.geometry, memory, layer, kind)) for kind in (0, 1)]))
+        both = [k_means(samples(smol.geometry, memory, layer, kind).to(smol.model.device)) for kind in (0, 1)]
+        layers.append(torch.stack(both).cpu())
         bar.show(layer + 1)
     bar.end()
     return torch.stack(layers)
@@ -53,7 +54,7 @@ def k_means(x):
     book = flat[:, pick].clone()
     for _ in range(N_ROUNDS):
         index = peers.nearest(flat, book)
-        count = torch.zeros(book.shape[:2]).scatter_add_(1, index, torch.ones(index.shape))
+        count = torch.zeros_like(book[..., 0]).scatter_add_(1, index, torch.ones_like(flat[..., 0]))
         total = torch.zeros_like(book).scatter_add_(1, index[..., None].expand(-1, -1, 2), flat)
         book = torch.where(count[..., None] > 0, total / count[..., None].clamp(min=1), book)
     return book.unflatten(0, x.shape[:2])

@@ -54,10 +54,10 @@ def proxy_metric(model, tokenizer, chosen) -> np.ndarray:
 def _mean(model, tokenizer, chosen, title, outer):
     total, bar = 0, Progress(title, len(chosen))
     for i, window in enumerate(chosen):
-        total = total + outer(model, windows.tokens(window, tokenizer)).double()
+        total = total + outer(model, windows.tokens(window, tokenizer).to(model.device)).double()
         bar.show(i + 1)
     bar.end()
-    return (total / len(chosen)).float().numpy()
+    return (total / len(chosen)).float().cpu().numpy()
 
 
 # --- gradients ------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def causal(query, key, scaling):
     """Probabilities [query heads, queries, keys]."""
     scores = query @ spread(key, len(query)).transpose(-1, -2) * scaling
     n = scores.shape[-1]
-    return scores.masked_fill(torch.ones(n, n, dtype=torch.bool).triu(1), -torch.inf).softmax(-1)
+    return scores.masked_fill(torch.ones(n, n, dtype=torch.bool, device=scores.device).triu(1), -torch.inf).softmax(-1)
 
 
 def of_layer(module, query, value, p, out, weight, rope):

@@ -8,12 +8,13 @@ import hashlib
 import pathlib
 
 import numpy as np
+import torch
 
 from deltapq import TensorDesc
 from deltapq.demo.progress import Progress
 from deltapq.library import Codec, Library, Profile
 from deltapq.tensors import PAIRINGS, RATES
-from quality import verdicts
+from quality import fly, verdicts
 from onthefly import TILE, OnTheFly
 
 
@@ -73,9 +74,17 @@ class Judged:
                      "true_bits_window": 8 * sum(sizes) / out.size}
 
     def logits(self, model, ids, rate: str):
-        """On the fly."""
+        """On the fly; the model may be on another device than the codec."""
         self._fly = self._fly or OnTheFly(self.data)
-        return self._fly.logits(model, ids, rate)
+        loops = self._fly._loops(ids.shape[1], rate)
+
+        def coder(layer, keys, values, first):
+            numbers = torch.stack([keys[0], values[0]])[None].half().cpu().numpy()
+            out = np.empty(numbers.shape, np.float32)
+            self._fly._code(loops, numbers, out)
+            coded = torch.from_numpy(out[0])[:, None].to(keys.device)
+            return coded[0], coded[1]
+        return fly.logits(model, ids, coder)
 
     def close(self) -> None:
         if self._fly:

@@ -101,8 +101,9 @@ def scalar(n_levels: int, head_dim: int):
 
     def code(x, layer, kind):
         norm = half(x.norm(dim=-1, keepdim=True)) / math.sqrt(head_dim)
-        y = (x / norm.clamp(min=1e-30)) @ turn.T
-        return (levels[torch.bucketize(y, bounds)] * norm) @ turn
+        way = turn.to(x.device)
+        y = (x / norm.clamp(min=1e-30)) @ way.T
+        return (levels.to(x.device)[torch.bucketize(y, bounds.to(x.device))] * norm) @ way
     return code
 
 
@@ -111,7 +112,7 @@ def product(words):
     def code(x, layer, kind):
         n_batch, n_heads, n_tokens, dim = x.shape
         sub = x.transpose(0, 1).reshape(n_heads, n_batch * n_tokens, dim // 2, 2).transpose(1, 2)
-        book = words[layer, kind].flatten(0, 1)
+        book = words[layer, kind].flatten(0, 1).to(x.device)
         index = nearest(sub.flatten(0, 1), book)
         coded = book.gather(1, index[..., None].expand(-1, -1, 2)).unflatten(0, (n_heads, -1))
         return coded.transpose(1, 2).reshape(n_heads, n_batch, n_tokens, dim).transpose(0, 1)

@@ -36,6 +36,6 @@ def load(name: str):
 
 def save(name: str, verdict, bits: dict) -> None:
     part = path(name, ".part.npz")
-    numbers = {f: getattr(verdict, f).float().numpy() for f in FIELDS}
+    numbers = {f: getattr(verdict, f).float().cpu().numpy() for f in FIELDS}
     np.savez(part, **numbers, **bits)
     part.rename(path(name, ".npz"))
