@@ -30,6 +30,7 @@ struct config_tenant {
     uint64_t arena_bytes;   /* 1M … */
     uint64_t staging_bytes; /* limit for one client's segment; and for all of them together: */
     uint64_t staging_total_bytes;
+    bool refine; /* may this tenant's appends be sampled for a new profile? */
 };
 
 struct config {
@@ -46,7 +47,8 @@ struct config {
     uint32_t lease_seconds;
     uint32_t scrub_seconds; /* in which each arena is verified once; 0: never */
     uint32_t ticket_seconds;
-    uint64_t calibration_max_bytes; /* samples held by one calibration */
+    uint64_t calibration_max_bytes; /* samples held by one calibration, in a file */
+    uint32_t calibration_park_seconds;
     uint32_t event_history;
     char log_level[16]; /* error, warning, info, debug */
     char cpu[64];       /* kernels: "auto", "c", "avx2", … */

@@ -41,6 +41,7 @@ static const struct config_key keys[] = {
     { DAEMON(scrub_seconds), "86400", NUMBER, IN(scrub_seconds), 0, 31536000 },
     { DAEMON(ticket_seconds), "10", NUMBER, IN(ticket_seconds), 1, 3600 },
     { DAEMON(calibration_max_bytes), "1G", SIZE, IN(calibration_max_bytes), M, T },
+    { DAEMON(calibration_park_seconds), "600", NUMBER, IN(calibration_park_seconds), 1, 86400 },
     { DAEMON(event_history), "4096", NUMBER, IN(event_history), 16, 65536 },
     { DAEMON(log_level), "info", CONFIG_TYPE_CHOICE, IN(log_level), 0, 16,
       "error warning info debug" },
@@ -49,6 +50,7 @@ static const struct config_key keys[] = {
     { TENANT(uids), NULL, CONFIG_TYPE_UIDS, 0 },
     { TENANT(arena_bytes), "1G", SIZE, OF(arena_bytes), M, 16 * T },
     { TENANT(staging_bytes), "64M", SIZE, OF(staging_bytes), K * 4, T },
+    { TENANT(refine), "false", CONFIG_TYPE_BOOL, OF(refine) },
     { TENANT(staging_total_bytes), "256M", SIZE, OF(staging_total_bytes), K * 4, 16 * T },
 };
 

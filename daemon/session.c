@@ -314,7 +314,7 @@ struct session *session_free(struct session *session)
 
     if (!session)
         return NULL;
-    calibration_reap(session, true);
+    calibration_drop_all(session);
     sequence_forget_all(session);
     while (session->clients.n && (entry = id_table_next(&session->clients, NULL))) {
         struct client *client = (struct client *)entry;

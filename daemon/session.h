@@ -289,19 +289,53 @@ size_t session_profile_list(struct session *session, struct session_profile_info
 int session_profile_install(struct session *session, const void *bytes, size_t n_bytes,
                             uint8_t ret_profile_id[32], struct session_error *ret_error);
 
-/* Profiles.Calibrate: begin, then samples one at a time, then run or free. */
+/* --- calibration ------------------------------------------------------------------------------ */
+
+/*
+ * Profiles.Calibrate: begin, then samples and metrics one at a time, then run or free
+ *
+ * With an id of the client's choice, free does not end a calibration: it is parked with what it
+ * has, or trains on, for config.calibration_park_seconds. A begin with the same id and options has
+ * it again. Samples then say which tokens they are, and those that were taken are skipped.
+ */
 struct session_calibration;
 
-int session_calibration_begin(struct session *session, uint32_t tenant,
-                              const struct dpq_geometry *geometry,
-                              const struct dpq_train_options *options, const char *label,
+struct session_calibrate {
+    uint32_t tenant;
+    uint64_t calibration_id; /* of the tenant's; 0: none */
+    struct dpq_geometry geometry;
+    struct dpq_train_options options; /* but max_bytes, n_threads, spill_fd: the session's */
+    char label[64];
+};
+
+/**
+ * session_calibration_begin() - a new calibration, or one that was parked
+ * Return: 0; 1 with ret_error: GEOMETRY, OPTIONS, LIMIT; ALREADY_EXISTS CALIBRATION_ID (its options
+ *         were others); ABORTED CALIBRATION_BUSY (another request has it); and how it failed, if it
+ *         did: that is forgotten then, and the next begin is a new one.
+ */
+int session_calibration_begin(struct session *session, const struct session_calibrate *ask,
                               struct session_calibration **ret_calibration,
                               struct session_error *ret_error);
 
+struct session_samples {
+    struct session_numbers from;
+    uint64_t first_position; /* RoPE position of the first */
+    uint32_t n_tokens;
+    uint64_t first_token; /* with an id: index of the first among all of the calibration's */
+};
+
 /** copies the samples before it returns (≤ 1 MiB inline: some 100 µs; staging: a worker thread) */
 int session_calibration_add(struct session_calibration *calibration,
-                            const struct session_numbers *from, uint64_t first_position,
-                            uint32_t n_tokens, struct session_error *ret_error);
+                            const struct session_samples *samples, struct session_error *ret_error);
+
+/**
+ * session_calibration_metric() - what errors of a stream cost: dpq_trainer_metric()
+ * @matrix: head_dim² floats, little-endian, 4-aligned; copied. Takes as long as samples.
+ */
+int session_calibration_metric(struct session_calibration *calibration, uint32_t layer,
+                               uint32_t kind, uint32_t head, const void *matrix, size_t n_bytes,
+                               struct session_error *ret_error);
 
 struct session_calibrated {
     struct session_error error;
@@ -310,14 +344,49 @@ struct session_calibrated {
     double train_seconds;
     const char *info_json;
 };
-/** trains on threads of its own, installs, calls done once from such a thread; stop by _cancel() */
+/** trains on threads of its own, installs, calls done once: from such a thread, from _cancel(), or
+ * at once when training ended before */
 void session_calibration_run(struct session_calibration *calibration,
                              void (*done)(void *user, const struct session_calibrated *result),
                              void *user);
-void session_calibration_cancel(
-    struct session_calibration *calibration); /* any thread; hint only */
+/** the request is over, its answer unwanted: with an id, done is called now and training goes on;
+ * without, training stops soon, and then done is called. Any thread. */
+void session_calibration_cancel(struct session_calibration *calibration);
 /** accepts NULL; after begin without run, or from within/after done */
 struct session_calibration *session_calibration_free(struct session_calibration *calibration);
+
+enum session_calibration_state {
+    SESSION_CALIBRATION_COLLECTING,
+    SESSION_CALIBRATION_TRAINING,
+    SESSION_CALIBRATION_DONE,
+    SESSION_CALIBRATION_FAILED,
+};
+
+struct session_calibration_info {
+    enum session_calibration_state state;
+    uint64_t n_tokens;                /* taken so far */
+    uint64_t wanted_tokens;           /* of a refinement: its budget; else 0 */
+    double progress;                  /* of training, 0 … 1 */
+    struct session_calibrated result; /* of DONE and FAILED */
+};
+
+/** session_calibration_get() - 0; 1 with ret_error NOT_FOUND CALIBRATION: unknown, or forgotten */
+int session_calibration_get(struct session *session, uint32_t tenant, uint64_t calibration_id,
+                            struct session_calibration_info *ret_info,
+                            struct session_error *ret_error);
+
+/* Profiles.Refine: a new profile from what the tenant appends from now on */
+struct session_refine {
+    uint32_t tenant;
+    uint8_t profile_id[32]; /* of the sequences to learn from */
+    double sample_rate;     /* 0 … 1, share of their tiles */
+    uint64_t budget_tokens; /* then it trains; or after a day, with what it has */
+    /* ---- */
+    struct session_error error; /* PROFILE, REFINE_OFF, RATE, BUDGET, LIMIT (one a tenant) */
+    uint64_t calibration_id;    /* for session_calibration_get() */
+};
+/* Inline, returns when done. */
+void session_refine(struct session *session, struct session_refine *op);
 
 /* --- status ----------------------------------------------------------------------------------- */
 

@@ -302,6 +302,7 @@ static int encode_part(struct append *append, uint32_t i, uint32_t worker,
     r = gather(append, first, DPQ_TILE_TOKENS - n_old, rows + n_old * append->row_bytes, ret_error);
     if (r)
         return r == 1 ? 1 : error_fold(r);
+    refine_offer(sequence, part->key, first_index, append->op->from.tensor.dtype, rows);
     r = session_worker_codec(append->session, worker, sequence->profile, &codec);
     if (r)
         return error_fold(r);

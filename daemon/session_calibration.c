@@ -1,349 +1,355 @@
 /*
- * Calibration: samples in, a profile out, on a thread of low priority
+ * Calibrations: begun, gone on with, parked, forgotten
  *
- * Training takes minutes of CPU; it runs beside the workers, niced, so that appends and reads keep
- * their pace. Two things have different lives and hence are two objects:
+ *     begin -> COLLECTING -> run -> TRAINING -> DONE, FAILED
  *
- *     struct session_calibration   the request's: begin ... free, which may be in done()
- *     struct calibration_thread    the session's: until joined; holds what cancelling needs
+ * Beside its state a calibration is attached to a request or not. Without an id it is dropped with
+ * the request. With one it outlives it: parked while it collects, trained to its end, and
+ * remembered for a while, so that a client whose connection broke can go on or fetch the answer.
  */
-#include <assert.h>
+#include "daemon/session_calibration.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-#include "daemon/hub.h"
 #include "daemon/log.h"
-#include "daemon/session_internal.h"
 #include "lib/base/error.h"
 
-#define PROGRESS_NS UINT64_C(200000000) /* events are this far apart at least */
-
-enum { NICE = 10 };
-
-struct calibration_thread {
-    struct calibration_thread *next;
-    pthread_t thread;
-    bool started;
-    bool finished; /* atomic: it can be joined without waiting */
-    bool cancel;   /* atomic */
-    uint32_t refs; /* the session's list's, and the request's */
-};
-
-struct session_calibration {
-    struct session *session;
-    uint32_t tenant;
-    struct dpq_geometry geometry;
-    struct dpq_trainer *trainer;
-    struct calibration_thread *thread; /* made with the calibration, started by run */
-    char label[64];
-    void (*done)(void *user, const struct session_calibrated *result);
-    void *user;
-    uint64_t last_event_ns; /* of the trainer's progress */
-    pthread_mutex_t progress_mutex;
-};
-
-static void thread_unref(struct session *session, struct calibration_thread *thread)
+struct session_calibration *calibration_destroy(struct session_calibration *calibration)
 {
-    uint32_t refs;
-
-    session_lock(session);
-    refs = --thread->refs;
-    session_unlock(session);
-    if (!refs)
-        free(thread);
-}
-
-/* --- begin and samples ------------------------------------------------------------------------ */
-
-static int reserve(struct session *session, struct session_error *ret_error)
-{
-    int r = 0;
-
-    session_lock(session);
-    if (session->n_calibrations >= MAX_CALIBRATIONS) {
-        session_error_set(ret_error, SESSION_RESOURCE_EXHAUSTED, "LIMIT",
-                          "%d calibrations are under way, the most at a time", MAX_CALIBRATIONS);
-        ret_error->retry_ms = 50 * RETRY_MS;
-        r = 1;
-    } else {
-        session->n_calibrations++;
-    }
-    session_unlock(session);
-    return r;
-}
-
-static int make_trainer(struct session_calibration *calibration,
-                        const struct dpq_train_options *options, struct session_error *ret_error)
-{
-    uint64_t limit = calibration->session->config->calibration_max_bytes;
-    struct dpq_fault fault = { .layer = -1, .kind = -1, .head = -1, .token = -1 };
-    struct dpq_train_options own = *options;
-    long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
-    int r;
-
-    if (own.max_bytes == 0 || own.max_bytes > limit)
-        own.max_bytes = limit;
-    own.n_threads = n_cores > 1 ? 2 : 1;
-    own.model_name[sizeof(own.model_name) - 1] = '\0';
-    r = dpq_geometry_check(&calibration->geometry, &fault);
-    if (!r)
-        r = dpq_trainer_new(&calibration->geometry, &own, &calibration->trainer, &fault);
-    if (r == DPQ_E_INVALID) {
-        session_error_set(ret_error, SESSION_INVALID_ARGUMENT, "GEOMETRY", "%s", fault.message);
-        return 1;
-    } else if (r) {
-        session_error_fault(ret_error, error_fold(r), "Calibrate");
-        return 1;
-    }
-    return 0;
-}
-
-int session_calibration_begin(struct session *session, uint32_t tenant,
-                              const struct dpq_geometry *geometry,
-                              const struct dpq_train_options *options, const char *label,
-                              struct session_calibration **ret_calibration,
-                              struct session_error *ret_error)
-{
-    struct session_calibration *calibration;
-
-    session_error_clear(ret_error);
-    if (reserve(session, ret_error))
-        return 1;
-    calibration = calloc(1, sizeof(*calibration));
-    if (calibration)
-        calibration->thread = calloc(1, sizeof(*calibration->thread));
-    if (!calibration || !calibration->thread) {
-        free(calibration);
-        session_lock(session);
-        session->n_calibrations--;
-        session_unlock(session);
-        session_error_fault(ret_error, error_origin(-ENOMEM), "Calibrate");
-        return 1;
-    }
-    calibration->session = session;
-    calibration->tenant = tenant;
-    calibration->geometry = *geometry;
-    calibration->thread->refs = 1;
-    snprintf(calibration->label, sizeof(calibration->label), "%s", label);
-    pthread_mutex_init(&calibration->progress_mutex, NULL);
-    if (make_trainer(calibration, options, ret_error)) {
-        session_calibration_free(calibration);
-        return 1;
-    }
-    *ret_calibration = calibration;
-    return 0;
-}
-
-struct session_calibration *session_calibration_free(struct session_calibration *calibration)
-{
-    struct session *session;
-
     if (!calibration)
         return NULL;
-    session = calibration->session;
     dpq_trainer_free(calibration->trainer);
+    if (calibration->spill_fd >= 0)
+        close(calibration->spill_fd);
     pthread_mutex_destroy(&calibration->progress_mutex);
-    thread_unref(session, calibration->thread);
-    session_lock(session);
-    session->n_calibrations--;
-    session_unlock(session);
+    pthread_mutex_destroy(&calibration->add_mutex);
     free(calibration);
     return NULL;
 }
 
-/* what the trainer says about samples, for the client */
-static void explain(int r, const struct dpq_fault *fault, struct session_error *ret_error)
+uint64_t calibration_park_until(const struct session_calibration *calibration, uint64_t now_ns)
 {
-    if (r == DPQ_E_NOT_FINITE) {
-        session_error_set(ret_error, SESSION_INVALID_ARGUMENT, "NOT_FINITE",
-                          "%s of layer %d, head %d has a NaN or Inf at token %lld of the samples",
-                          fault->kind == DPQ_V ? "V" : "K", fault->layer, fault->head,
-                          (long long)fault->token);
-        ret_error->layer = fault->layer;
-        ret_error->kind = fault->kind;
-        ret_error->head = fault->head;
-        ret_error->token = fault->token;
-    } else if (r == DPQ_E_OUT_OF_SPACE) {
-        session_error_set(ret_error, SESSION_RESOURCE_EXHAUSTED, "CALIBRATION_BYTES",
-                          "these are more samples than one calibration may hold: %s",
-                          fault->message);
-    } else if (r == DPQ_E_INVALID) {
-        session_error_set(ret_error, SESSION_INVALID_ARGUMENT, "TENSOR", "tensor: %s",
-                          fault->message);
-    } else {
-        session_error_fault(ret_error, error_fold(r), "Calibrate");
-    }
+    uint32_t seconds = calibration->session->config->calibration_park_seconds;
+
+    return calibration->id ? now_ns + seconds * UINT64_C(1000000000) : 0;
 }
 
-int session_calibration_add(struct session_calibration *calibration,
-                            const struct session_numbers *from, uint64_t first_position,
-                            uint32_t n_tokens, struct session_error *ret_error)
+/* --- the list; locked --------------------------------------------------------------------------
+ */
+
+static struct session_calibration *find(const struct session *session, uint32_t tenant, uint64_t id)
+{
+    struct session_calibration *c = session->calibrations;
+
+    while (c && (!id || c->id != id || c->tenant != tenant))
+        c = c->next;
+    return c;
+}
+
+static void unlink_from(struct session *session, struct session_calibration *calibration)
+{
+    struct session_calibration **at = &session->calibrations;
+
+    while (*at != calibration)
+        at = &(*at)->next;
+    *at = calibration->next;
+    if (calibration->trainer)
+        session->n_calibrations--;
+}
+
+void calibration_list(struct session_calibration *calibration)
 {
     struct session *session = calibration->session;
-    struct dpq_fault fault = { .layer = -1, .kind = -1, .head = -1, .token = -1 };
-    struct numbers numbers;
-    int r;
 
-    session_error_clear(ret_error);
-    if (n_tokens == 0) {
-        session_error_set(ret_error, SESSION_INVALID_ARGUMENT, "LIMIT",
-                          "samples of 0 tokens: 1 at least");
-        return 1;
+    calibration->next = session->calibrations;
+    session->calibrations = calibration;
+    session->n_calibrations++;
+}
+
+static bool is_refining(const struct session_calibration *calibration)
+{
+    return calibration->refined && calibration->state == SESSION_CALIBRATION_COLLECTING;
+}
+
+static bool is_parked(const struct session_calibration *calibration)
+{
+    return !calibration->attached && calibration->state == SESSION_CALIBRATION_COLLECTING &&
+           !calibration->refined;
+}
+
+/* the one among the tenant's parked ones that has waited longest */
+static struct session_calibration *longest_parked(const struct session *session, uint32_t tenant)
+{
+    struct session_calibration *longest = NULL;
+
+    for (struct session_calibration *c = session->calibrations; c; c = c->next)
+        if (c->tenant == tenant && is_parked(c) && (!longest || c->until_ns < longest->until_ns))
+            longest = c;
+    return longest;
+}
+
+/* Room for one more: what waits longest goes first. Gives what is to be destroyed. 0, 1 */
+static int make_room(struct session *session, uint32_t tenant,
+                     struct session_calibration **ret_dropped, struct session_error *ret_error)
+{
+    struct session_calibration *parked = NULL;
+
+    if (session->n_calibrations - session->n_refining >= MAX_CALIBRATIONS) {
+        parked = longest_parked(session, tenant);
+        if (!parked) {
+            session_error_set(ret_error, SESSION_RESOURCE_EXHAUSTED, "LIMIT",
+                              "%d calibrations are under way, the most at a time",
+                              MAX_CALIBRATIONS);
+            ret_error->retry_ms = 50 * RETRY_MS;
+            return 1;
+        }
+        unlink_from(session, parked);
     }
-    if (first_position > MAX_POSITION) {
-        session_error_set(ret_error, SESSION_INVALID_ARGUMENT, "POSITION",
-                          "first_position %llu is more than %llu",
-                          (unsigned long long)first_position, (unsigned long long)MAX_POSITION);
-        return 1;
-    }
-    r = numbers_acquire(session, calibration->tenant, from, &calibration->geometry,
-                        calibration->geometry.n_layers, n_tokens, &numbers, ret_error);
-    if (r)
-        return 1;
-    r = dpq_trainer_add(calibration->trainer, &from->tensor, numbers.bytes, numbers.n_bytes,
-                        first_position, n_tokens, &fault);
-    numbers_release(session, &numbers);
-    if (r) {
-        explain(r, &fault, ret_error);
-        return 1;
-    }
+    *ret_dropped = parked;
     return 0;
 }
 
-/* --- training --------------------------------------------------------------------------------- */
+/* --- begin -------------------------------------------------------------------------------------
+ */
 
-static bool progress(void *user, uint64_t done, uint64_t total)
+static bool is_same(const struct session_calibration *calibration,
+                    const struct dpq_geometry *geometry, const struct dpq_train_options *options)
 {
-    struct session_calibration *calibration = user;
-    struct event event = {
-        .kind = EVENT_CALIBRATION_PROGRESS, .tenant = calibration->tenant, .a = done, .b = total
-    };
-    uint64_t now_ns = session_now_ns();
-    bool tell;
-
-    pthread_mutex_lock(&calibration->progress_mutex);
-    tell = done == total || now_ns - calibration->last_event_ns >= PROGRESS_NS;
-    if (tell)
-        calibration->last_event_ns = now_ns;
-    pthread_mutex_unlock(&calibration->progress_mutex);
-    if (tell) {
-        snprintf(event.text, sizeof(event.text), "%s", calibration->label);
-        hub_publish(calibration->session->hub, &event);
-    }
-    return __atomic_load_n(&calibration->thread->cancel, __ATOMIC_RELAXED);
+    return !memcmp(&calibration->geometry, geometry, sizeof(*geometry)) &&
+           !memcmp(&calibration->options, options, sizeof(*options));
 }
 
-static void train(struct session_calibration *calibration, struct session_calibrated *result)
+/* A calibration of that id is there. 0: attached; 1. */
+static int attach_again(struct session_calibration *c, const struct session_calibrate *ask,
+                        struct session_error *ret_error)
 {
-    struct session *session = calibration->session;
-    struct dpq_fault fault = { .layer = -1, .kind = -1, .head = -1, .token = -1 };
-    struct session_profile_info info;
-    uint64_t began_ns = session_now_ns();
-    uint8_t *bytes = NULL;
-    size_t n_bytes = 0;
+    if (c->attached) {
+        session_error_set(ret_error, SESSION_ABORTED, "CALIBRATION_BUSY",
+                          "another call has calibration_id %llu: come again when it has ended",
+                          (unsigned long long)c->id);
+        ret_error->retry_ms = RETRY_MS;
+        return 1;
+    }
+    if (c->refined || !is_same(c, &ask->geometry, &ask->options)) {
+        session_error_set(ret_error, SESSION_ALREADY_EXISTS, "CALIBRATION_ID",
+                          "calibration_id %llu was begun with another geometry, other options or "
+                          "another model_name: give the same, or another id",
+                          (unsigned long long)c->id);
+        return 1;
+    }
+    c->attached = true;
+    snprintf(c->label, sizeof(c->label), "%s", ask->label);
+    return 0;
+}
+
+/* 0: attached; 1: refused, ret_error says why; 2: there is none. ret_dropped: to be destroyed. */
+static int go_on(struct session *session, const struct session_calibrate *ask,
+                 struct session_calibration **ret_calibration,
+                 struct session_calibration **ret_dropped, struct session_error *ret_error)
+{
+    struct session_calibration *c = find(session, ask->tenant, ask->calibration_id);
+
+    if (!c)
+        return 2;
+    if (attach_again(c, ask, ret_error))
+        return 1;
+    if (c->state != SESSION_CALIBRATION_FAILED) {
+        *ret_calibration = c;
+        return 0;
+    }
+    *ret_error = c->result.error;
+    c->attached = false;
+    c->id = 0;
+    c->until_ns = 0;
+    if (!c->started) {
+        unlink_from(session, c);
+        *ret_dropped = c;
+    } /* else with the next tick */
+    return 1;
+}
+
+int calibration_make(struct session *session, const struct session_calibrate *ask,
+                     struct session_calibration **ret_calibration, struct session_error *ret_error)
+{
+    struct session_calibration *c = calloc(1, sizeof(*c));
+
+    if (!c) {
+        session_error_fault(ret_error, error_origin(-ENOMEM), "Calibrate");
+        return 1;
+    }
+    c->session = session;
+    c->tenant = ask->tenant;
+    c->id = ask->calibration_id;
+    c->geometry = ask->geometry;
+    c->options = ask->options;
+    c->attached = true;
+    c->spill_fd = -1;
+    snprintf(c->label, sizeof(c->label), "%s", ask->label);
+    pthread_mutex_init(&c->progress_mutex, NULL);
+    pthread_mutex_init(&c->add_mutex, NULL);
+    if (calibration_open_trainer(c, ret_error)) {
+        calibration_destroy(c);
+        return 1;
+    }
+    *ret_calibration = c;
+    return 0;
+}
+
+/* without what is not the asker's business */
+static struct session_calibrate normal(const struct session_calibrate *ask)
+{
+    struct session_calibrate own = *ask;
+    size_t n = strnlen(own.options.model_name, sizeof(own.options.model_name) - 1);
+
+    memset(own.options.model_name + n, 0, sizeof(own.options.model_name) - n);
+    own.options.max_bytes = 0;
+    own.options.n_threads = 0;
+    own.options.spill_fd = 0;
+    return own;
+}
+
+int session_calibration_begin(struct session *session, const struct session_calibrate *ask,
+                              struct session_calibration **ret_calibration,
+                              struct session_error *ret_error)
+{
+    struct session_calibration *made = NULL, *dropped = NULL;
+    const struct session_calibrate own = normal(ask);
     int r;
 
-    session_error_clear(&result->error);
-    result->n_tokens = dpq_trainer_tokens(calibration->trainer);
-    r = dpq_trainer_run(calibration->trainer, progress, calibration, &bytes, &n_bytes, &fault);
-    result->train_seconds = (double)(session_now_ns() - began_ns) / 1e9;
-    if (r == DPQ_E_CANCELLED) {
-        session_error_set(&result->error, SESSION_CANCELLED, "CANCELLED",
-                          "the calibration was cancelled");
-    } else if (r == DPQ_E_INVALID) {
-        session_error_set(&result->error, SESSION_FAILED_PRECONDITION, "TOO_FEW_TOKENS", "%s",
-                          fault.message);
-    } else if (r) {
-        session_error_fault(&result->error, error_fold(r), "Calibrate");
-    } else if (!session_profile_install(session, bytes, n_bytes, result->profile_id,
-                                        &result->error) &&
-               !session_profile(session, result->profile_id, &info)) {
-        result->info_json = info.info_json;
-        log_info("calibrated \"%s\" on %llu tokens in %.1f s", info.model_name,
-                 (unsigned long long)result->n_tokens, result->train_seconds);
+    session_error_clear(ret_error);
+    session_lock(session);
+    r = go_on(session, &own, ret_calibration, &dropped, ret_error);
+    session_unlock(session);
+    if (r == 2 && !calibration_make(session, &own, &made, ret_error)) {
+        session_lock(session);
+        r = go_on(session, &own, ret_calibration, &dropped, ret_error); /* begun meanwhile? */
+        if (r == 2 && !make_room(session, own.tenant, &dropped, ret_error)) {
+            calibration_list(made);
+            *ret_calibration = steal_ptr(made);
+            r = 0;
+        }
+        session_unlock(session);
     }
-    dpq_free(bytes);
+    calibration_destroy(dropped);
+    calibration_destroy(made);
+    return r ? 1 : 0;
 }
 
-static void *run(void *argument)
-{
-    struct session_calibration *calibration = argument;
-    struct calibration_thread *thread = calibration->thread;
-    struct session_calibrated result = { 0 };
+/* --- the end -----------------------------------------------------------------------------------
+ */
 
-    /* of this thread, and of those that it starts */
-    if (setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICE) < 0)
-        log_warning("calibration: can't lower its priority, ignoring: %s", strerror(errno));
-    train(calibration, &result);
-    calibration->done(calibration->user, &result); /* the calibration may be gone afterwards */
-    __atomic_store_n(&thread->finished, true, __ATOMIC_RELEASE);
+struct session_calibration *session_calibration_free(struct session_calibration *calibration)
+{
+    struct session *session;
+    bool drop;
+
+    if (!calibration)
+        return NULL;
+    session = calibration->session;
+    session_lock(session);
+    calibration->attached = false;
+    if (calibration->state == SESSION_CALIBRATION_COLLECTING)
+        calibration->until_ns = calibration_park_until(calibration, session_now_ns());
+    drop = !calibration->id && !calibration->started; /* else when its thread is joined */
+    if (drop)
+        unlink_from(session, calibration);
+    session_unlock(session);
+    if (drop)
+        calibration_destroy(calibration);
     return NULL;
 }
 
-void session_calibration_run(struct session_calibration *calibration,
-                             void (*done)(void *user, const struct session_calibrated *result),
-                             void *user)
+/* Take out of the list what nobody has any more; locked. */
+static struct session_calibration *collect_dead(struct session *session, uint64_t now_ns)
 {
-    struct session *session = calibration->session;
-    struct calibration_thread *thread = calibration->thread;
-    struct session_calibrated result = { 0 };
-    int r;
+    struct session_calibration *dead = NULL, *next;
+    uint32_t n_finished = 0;
 
-    calibration->done = done;
-    calibration->user = user;
+    for (struct session_calibration *c = session->calibrations; c; c = next) {
+        next = c->next;
+        if (c->started && __atomic_load_n(&c->finished, __ATOMIC_ACQUIRE)) {
+            pthread_join(c->thread, NULL); /* it has nothing left to do */
+            c->started = false;
+        }
+        n_finished += c->state >= SESSION_CALIBRATION_DONE;
+        if (c->attached || c->started || is_refining(c) ||
+            (c->until_ns > now_ns && n_finished <= MAX_FINISHED))
+            continue;
+        unlink_from(session, c);
+        c->next = dead;
+        dead = c;
+    }
+    return dead;
+}
+
+static void destroy_all(struct session_calibration *first)
+{
+    while (first) {
+        struct session_calibration *next = first->next;
+
+        calibration_destroy(first);
+        first = next;
+    }
+}
+
+void calibration_tick(struct session *session, uint64_t now_ns)
+{
+    struct session_calibration *dead;
+
     session_lock(session);
-    assert(!thread->started);
-    r = pthread_create(&thread->thread, NULL, run, calibration);
-    if (!r) {
-        thread->started = true;
-        thread->refs++;
-        thread->next = session->calibration_threads;
-        session->calibration_threads = thread;
+    refine_tick(session, now_ns);
+    dead = collect_dead(session, now_ns);
+    session_unlock(session);
+    destroy_all(dead);
+}
+
+void calibration_drop_all(struct session *session)
+{
+    struct session_calibration *all = session->calibrations;
+
+    for (struct session_calibration *c = all; c; c = c->next)
+        __atomic_store_n(&c->cancel, true, __ATOMIC_RELAXED);
+    for (struct session_calibration *c = all; c; c = c->next)
+        if (c->started)
+            pthread_join(c->thread, NULL);
+    session->calibrations = NULL;
+    destroy_all(all);
+}
+
+/* --- what is told ------------------------------------------------------------------------------
+ */
+
+int session_calibration_get(struct session *session, uint32_t tenant, uint64_t calibration_id,
+                            struct session_calibration_info *ret_info,
+                            struct session_error *ret_error)
+{
+    struct session_calibration *c;
+    uint64_t n_total;
+
+    session_error_clear(ret_error);
+    session_lock(session);
+    c = find(session, tenant, calibration_id);
+    if (c) {
+        n_total = __atomic_load_n(&c->n_total, __ATOMIC_RELAXED);
+        *ret_info = (struct session_calibration_info){ .state = c->state,
+                                                       .n_tokens = c->n_tokens,
+                                                       .wanted_tokens = c->budget_tokens,
+                                                       .result = c->result };
+        if (c->state == SESSION_CALIBRATION_DONE)
+            ret_info->progress = 1;
+        else if (n_total)
+            ret_info->progress =
+                (double)__atomic_load_n(&c->n_done, __ATOMIC_RELAXED) / (double)n_total;
     }
     session_unlock(session);
-    if (r) {
-        session_error_fault(&result.error, error_origin(-r), "Calibrate");
-        done(user, &result);
-    }
-}
-
-void session_calibration_cancel(struct session_calibration *calibration)
-{
-    __atomic_store_n(&calibration->thread->cancel, true, __ATOMIC_RELAXED);
-}
-
-/* a thread that is to be joined, taken out of the list */
-static struct calibration_thread *take(struct session *session, bool any)
-{
-    struct calibration_thread **at, *thread;
-
-    session_lock(session);
-    at = &session->calibration_threads;
-    while ((thread = *at) && !any && !__atomic_load_n(&thread->finished, __ATOMIC_ACQUIRE))
-        at = &thread->next;
-    if (thread)
-        *at = thread->next;
-    session_unlock(session);
-    return thread;
-}
-
-void calibration_reap(struct session *session, bool stop)
-{
-    struct calibration_thread *thread;
-
-    if (stop) {
-        session_lock(session);
-        for (thread = session->calibration_threads; thread; thread = thread->next)
-            __atomic_store_n(&thread->cancel, true, __ATOMIC_RELAXED);
-        session_unlock(session);
-    }
-    while ((thread = take(session, stop))) {
-        pthread_join(thread->thread, NULL);
-        thread_unref(session, thread);
-    }
+    if (c)
+        return 0;
+    session_error_set(ret_error, SESSION_NOT_FOUND, "CALIBRATION",
+                      "calibration_id %llu is unknown: never begun, or forgotten",
+                      (unsigned long long)calibration_id);
+    return 1;
 }

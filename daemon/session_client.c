@@ -293,7 +293,7 @@ void session_tick(struct session *session, uint64_t now_ns)
             break;
         session_client_gone(session, client_id);
     }
-    calibration_reap(session, false);
+    calibration_tick(session, now_ns);
     scrub_tick(session);
     if (!session->healthy_ns || now_ns < session->healthy_ns)
         return;

@@ -17,7 +17,6 @@ enum {
     MAX_SEQUENCES = 1 << 20, /* a tenant */
     MAX_CLIENTS = 4096,      /* a tenant */
     MAX_PROFILES = 1024,
-    MAX_CALIBRATIONS = 4,   /* at a time */
     MAX_WAITING_TURNS = 64, /* appends and releases that wait for one sequence */
     MAX_APPEND_TOKENS = 1 << 24,
     MAX_SEQUENCE_TOKENS = 1 << 30,
@@ -148,8 +147,6 @@ struct sequence {
     uint32_t n_waiting;
 };
 
-struct calibration_thread; /* session_calibration.c */
-
 struct session {
     const struct config *config;
     struct hub *hub;
@@ -175,8 +172,9 @@ struct session {
     struct id_table sequences;
     struct profile_entry **profiles;
     size_t n_profiles;
-    struct calibration_thread *calibration_threads;
-    uint32_t n_calibrations;
+    struct session_calibration *calibrations; /* session_calibration.h */
+    uint32_t n_calibrations;                  /* of these, that collect or train */
+    uint32_t n_refining;                      /* that collect from appends; atomic, too */
 };
 
 /* session.c */
@@ -267,4 +265,20 @@ static inline const struct dpq_geometry *profile_geometry(const struct profile_e
 }
 
 /* session_calibration.c */
-void calibration_reap(struct session *session, bool stop);
+/* joins threads that have ended, forgets what nobody has and whose time is over */
+void calibration_tick(struct session *session, uint64_t now_ns);
+/* stops training and drops all; no request has one any more */
+void calibration_drop_all(struct session *session);
+
+/* session_refine.c */
+/**
+ * refine_offer() - a tile is being encoded: does anybody want to learn from it?
+ * @key: of the tile: what decides, so that the same tile is always wanted, or never
+ * @first_index: of its first token in the sequence
+ * @rows: 128 canonical rows of that dtype; copied
+ * Thread: any. Some milliseconds when it is wanted, nothing when nobody refines.
+ */
+void refine_offer(const struct sequence *sequence, const uint8_t key[KEY_BYTES],
+                  uint64_t first_index, uint32_t dtype, const void *rows);
+/* refinements whose time is over begin to train; locked */
+void refine_tick(struct session *session, uint64_t now_ns);

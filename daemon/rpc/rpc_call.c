@@ -295,7 +295,9 @@ static void on_received(struct rpc_call *call, bool ok)
         return;
     }
     if (!buffer) {
-        no_more_requests(call);
+        /* a stream that broke off looks like one that has ended: its requests are not all there */
+        if (!grpc_call_failed_before_recv_message(call->core))
+            no_more_requests(call);
         return;
     }
     rpc_message_free(call->message);

@@ -24,6 +24,8 @@ void rpc_calibrate(struct rpc_call *call, const void *message);
 void rpc_calibrate_run(struct rpc_call *call);
 void rpc_calibrate_over(struct rpc_call *call);
 void rpc_calibrate_deinit(void *state);
+void rpc_get_calibration(struct rpc_call *call, const void *message);
+void rpc_refine(struct rpc_call *call, const void *message);
 void rpc_install(struct rpc_call *call, const void *message);
 void rpc_list(struct rpc_call *call, const void *message);
 void rpc_get(struct rpc_call *call, const void *message);

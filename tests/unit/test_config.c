@@ -65,6 +65,7 @@ static void test_defaults(void **state)
     assert_false(config.allow_same_uid);
     assert_int_equal(config.n_tenants, 0);
     assert_int_equal(config.calibration_max_bytes, 1 << 30);
+    assert_int_equal(config.calibration_park_seconds, 600);
     assert_int_equal(config.event_history, 4096);
 }
 
@@ -82,7 +83,7 @@ static void test_values(void **state)
              "workers = 7\n"
              "log_level: debug\n"
              "[http]\nlisten = [::1]:0\n"
-             "[tenant b-1]\nuids = 7, self\nuids = 8\narena_bytes = 12M\n"
+             "[tenant b-1]\nuids = 7, self\nuids = 8\narena_bytes = 12M\nrefine = on\n"
              "staging_bytes=4096\n[tenant c_]\nuids=4294967294",
              &config, message);
     assert_string_equal(message, "");
@@ -100,6 +101,8 @@ static void test_values(void **state)
     assert_int_equal(config.tenants[0].arena_bytes, 12 << 20);
     assert_int_equal(config.tenants[0].staging_bytes, 4096);
     assert_int_equal(config.tenants[0].staging_total_bytes, 256 << 20);
+    assert_true(config.tenants[0].refine);
+    assert_false(config.tenants[1].refine);
     assert_int_equal(config.tenants[1].uids[0], 4294967294u);
     assert_int_equal(config.tenants[1].arena_bytes, 1 << 30);
 }

@@ -10,6 +10,7 @@ import threading
 import grpc
 import numpy as np
 
+from . import calibration
 from .errors import DeltaPQError
 from .library import Library
 from .local import LocalReader
@@ -331,43 +332,49 @@ class Client:
             upload = reply.upload_id
         return reply.profile_id
 
-    def calibrate(self, geometry: Geometry, samples, *, model_name: str, seed: int = 1,
-                  n_iterations: int = 0, progress=None, timeout: float = 1800.0) -> profiles.CalibrateReply:
-        """Learn a profile. samples yields (numbers, first_position), numbers as for append(). progress
-        is called with (done, total) while the daemon trains."""
-        label = f"{os.getpid()}-{threading.get_ident()}-{id(samples)}"
-        stop = self._watch_progress(label, progress) if progress else None
-        failures = []
+    def calibrate(self, geometry: Geometry, samples, *, model_name: str, metric=None, progress=None,
+                  timeout: float = 1800.0, calibration_id: int | None = None, resume_seconds: float = 60.0,
+                  **options) -> profiles.CalibrateReply:
+        """Learn a profile. samples yields (numbers, first_position), numbers as for append().
 
-        def requests():
-            try:
-                yield from self._calibration(geometry, samples, model_name, seed, n_iterations, label)
-            except Exception as e:
-                failures.append(e)  # gRPC would only say that there was one
-                raise
+        metric    float32 [layers, 2, heads, head_dim, head_dim]: what errors cost, see CalibrateMetric
+        progress  is called with (done, total) while the daemon trains
+        options   seed, n_iterations, reference ("auto", "none", "temporal", "depth-head", "depth"),
+                  dsub (of K and V, (2, 2) without a preset), preset, group_tokens, leak, metric_lambda,
+                  balanced_bits, bound, max_decode_mflop: see CalibrateBegin
+
+        When the connection breaks it goes on by itself, unless that takes more than resume_seconds, or
+        calibration_id is 0. With an id of one's own another process can go on, too, within
+        calibration_park_seconds, with the same samples and options."""
+        label = f"{os.getpid()}-{threading.get_ident()}-{id(samples)}"
+        known = calibration_id is not None
+        calibration_id = calibration_id if known else calibration.new_id()
+        feed = calibration.Feed(
+            calibration.begin_request(geometry, model_name=model_name, label=label,
+                                      calibration_id=calibration_id, **options),
+            calibration.metric_requests(geometry, metric), calibration.parts_of(geometry, samples))
+        stop = self._watch_progress(label, progress) if progress else None
         try:
-            return self._call(self._profiles.Calibrate, requests(), timeout)
-        except DeltaPQError:
-            if failures:
-                raise failures[0] from None
-            raise
+            return calibration.run(self, feed, calibration_id, known and calibration_id != 0, timeout,
+                                   resume_seconds)
         finally:
             if stop:
                 stop()
 
-    @staticmethod
-    def _calibration(geometry, samples, model_name, seed, n_iterations, label):
-        yield profiles.CalibrateRequest(begin=profiles.CalibrateBegin(
-            model_name=model_name, geometry=geometry.to_proto(), seed=seed,
-            n_iterations=n_iterations, label=label))
-        for numbers, position in samples:
-            row = geometry.numbers_per_token * numbers.itemsize
-            step = max(1, MAX_INLINE_BYTES // row)
-            for at in range(0, numbers.shape[3], step):
-                part = np.ascontiguousarray(numbers[:, :, :, at:at + step])
-                yield profiles.CalibrateRequest(samples=profiles.CalibrateSamples(
-                    tensor=TensorDesc.of(part).to_proto(), n_tokens=part.shape[3],
-                    first_position=position + at, inline_data=part.tobytes()))
+    def calibrate_once(self, requests, timeout: float) -> profiles.CalibrateReply:
+        """One Calibrate call with these requests as they stand."""
+        return self._call(self._profiles.Calibrate, requests, timeout)
+
+    def get_calibration(self, calibration_id: int) -> profiles.GetCalibrationReply:
+        """How far a calibration is: state, n_tokens, progress, profile_id, error."""
+        return self._call(self._profiles.GetCalibration, profiles.GetCalibrationRequest(
+            calibration_id=calibration_id))
+
+    def refine(self, profile_id: bytes, *, sample_rate: float = 0.1, budget_tokens: int = 16384) -> int:
+        """Have a new profile learned from a share of what this tenant appends from now on; the id for
+        get_calibration(). The tenant's configuration must allow it."""
+        return self._call(self._profiles.Refine, profiles.RefineRequest(
+            profile_id=profile_id, sample_rate=sample_rate, budget_tokens=budget_tokens)).calibration_id
 
     def _watch_progress(self, label, progress):
         watcher = self.watch(from_now=True)

@@ -105,14 +105,14 @@ def numbers_of(cache: DynamicCache, first: int = 0, n: int | None = None,
     return (numbers.view(torch.uint16) if dtype == torch.bfloat16 else numbers).numpy()
 
 
-def calibrate(client: Client, model, windows, *, model_name: str, seed: int = 1, progress=None,
-              dtype: torch.dtype = torch.float16):
-    """Learn a profile from what the model makes of windows (an iterable of 1 × n token id tensors)."""
+def calibrate(client: Client, model, windows, *, model_name: str, dtype: torch.dtype = torch.float16,
+              **options):
+    """Learn a profile from what the model makes of windows (an iterable of 1 × n token id tensors).
+    options: as Client.calibrate() has them."""
     def samples():
         for ids in windows:
             yield numbers_of(cache_of(forward(model.model, ids.to(model.device))), dtype=dtype), 0
-    return client.calibrate(geometry_of(model), samples(), model_name=model_name, seed=seed,
-                            progress=progress)
+    return client.calibrate(geometry_of(model), samples(), model_name=model_name, **options)
 
 
 def save(client: Client, cache: DynamicCache, token_ids, *, profile_id: bytes,
