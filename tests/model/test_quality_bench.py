@@ -260,6 +260,18 @@ def test_gate_tells():
         assert not found.passed and not found.note, words
 
 
+def test_of_several_the_best_must_keep_a_limit():
+    q4_0, fixed = series("q4_0", 0.1, 4.5, rate=""), series("d", 0.0093, 3.13, rate="balanced", **of("depth"))
+    spent = series("e", 0.0088, 3.13, rate="balanced", **of("depth", metric="output"))
+    prose = series("p", 0.04, 2.13, genres=["code"], **of("none", gate="shift"))
+    rows = [r for r in gate.rows([q4_0, fixed, spent, prose]) if r.note != "not measured"]
+    assert {r.row[-2:]: (r.passed, r.counts) for r in rows} == {
+        " d": (False, False), " e": (True, True), " p": (False, False)}
+    assert gate.holds(rows)
+    assert not gate.holds([r for r in gate.rows([q4_0, fixed]) if r.note != "not measured"])
+    assert not gate.holds(gate.rows([q4_0, spent]))  # what was not measured does not hold
+
+
 def test_more_bits_do_not_pass_for_fewer():
     q4_0 = series("q4_0", 0.1, 4.5, rate="")
     rows = gate.rows([q4_0, series("n", 0.001, 4.3, **of("none"))])

@@ -1,8 +1,9 @@
 """The limits that a release must keep, each a row {row, true bits, KL, KL / q4_0's, limit, pass}.
 
 A row of LIMITS is a nominal rate, a reference and whether the output metric was used; a setup falls
-under it when its measured true bits are within BITS of the nominal ones. What nothing was measured for
-is a row without figures, and not passed."""
+under it when its measured true bits are within BITS of the nominal ones. Of several setups under one
+limit the best must keep it, the others are shown for comparison. What nothing was measured for is a row
+without figures, and not passed."""
 from __future__ import annotations
 
 import dataclasses
@@ -36,6 +37,7 @@ class Row:
     interval: tuple | None = None
     at_least: bool = False
     note: str = ""
+    counts: bool = True  # False: shown for comparison
 
     @property
     def passed(self) -> bool:
@@ -66,6 +68,10 @@ def special(series) -> str:
     return series.setup.get("gate") or ("auto" if reference(series) == "auto" else "")
 
 
+def holds(rows) -> bool:
+    return all(r.passed for r in rows if r.counts)
+
+
 def rows(all_series) -> list[Row]:
     """Of everything that was measured. q4_0 must be among it."""
     base = next(s for s in all_series if s.name == "q4_0")
@@ -76,7 +82,10 @@ def rows(all_series) -> list[Row]:
         fitting = [s for s in plain if reference(s) == ref and nominal(s.true_bits) == bits
                    and metric in (None, has_metric(s))]
         title = f"{bits} b, {ref}" + ("" if metric is None else ", output metric" if metric else ", no metric")
-        out += [_against(base, s, f"{title}: {s.name}", limit) for s in fitting] or [_missing(title, limit)]
+        best = min(fitting, key=lambda s: s.kl, default=None)
+        out += [_against(base, s, f"{title}: {s.name}", limit) if s is best else
+                _against(base, s, f"{title}: {s.name}", limit, note="for comparison", counts=False)
+                for s in fitting] or [_missing(title, limit)]
     return [*out, *dropped_rows(all_series), *shift_rows(base, live), *auto_rows(live, plain),
             *forced_rows(live, plain)]
 
@@ -112,7 +121,7 @@ def shift_rows(base, live):
     fitting = [s for s in live if special(s) == "shift" and nominal(s.true_bits) == 2.125]
     out = [_against(base, s.restricted(["code"]), f"{title}: {s.name}", SHIFTED) if reference(s) == "depth"
            else Row(f"calibrated on prose, judged on code, 2.125 b, {reference(s)}: {s.name}", SHIFTED,
-                    s.true_bits, s.kl, figures.ratio(s, base), note="for comparison")
+                    s.true_bits, s.kl, figures.ratio(s, base), note="for comparison", counts=False)
            for s in fitting]
     if not any(reference(s) == "depth" for s in fitting):
         out.append(_missing(title, SHIFTED))
