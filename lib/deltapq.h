@@ -180,6 +180,9 @@ const char *dpq_profile_name(const struct dpq_profile *profile);
  *  (model name, geometry, seed, tokens seen, held-out error per kind and plane) */
 const char *dpq_profile_info(const struct dpq_profile *profile);
 
+/** dpq_profile_audit() - the audit's section, opaque here; NULL and 0 without one */
+const void *dpq_profile_audit(const struct dpq_profile *profile, size_t *ret_n_bytes);
+
 /* --- calibration ---------------------------------------------------------------------------- */
 
 /* What vectors are predicted from before their residuals are coded. */
@@ -244,6 +247,43 @@ int dpq_trainer_add(struct dpq_trainer *trainer, const struct dpq_tensor *tensor
  */
 int dpq_trainer_metric(struct dpq_trainer *trainer, uint32_t layer, uint32_t kind, uint32_t head,
                        const float *metric, struct dpq_fault *ret_fault);
+
+/*
+ * What an audit sees of a stream and a candidate for its reference: held-out tokens, coded in
+ * closed loop with the candidate's own rotation and cheap codebooks. Arrays are
+ * [n_tokens][head_dim] in coded coordinates: a subspace is dsub consecutive ones.
+ */
+struct dpq_candidate_view {
+    uint32_t layer, kind, head;
+    uint32_t candidate; /* 0 none, 1 temporal, 2 depth-head, 3 depth, 4 temporal with a = 1 */
+    uint32_t head_dim, dsub;
+    uint64_t n_tokens;      /* in their order in the text, tile by tile */
+    const float *x;         /* the vectors, less their mean */
+    const float *d;         /* what was coded instead: residuals of the closed loop */
+    const float *e;         /* errors of the base plane */
+    const float *loop_gain; /* [head_dim / dsub]: which share of an error's energy comes back: a^2
+                               in time, omega in depth; NULL without a reference */
+};
+
+/* What a stream got in the end. */
+struct dpq_choice {
+    uint32_t layer, kind, head;
+    uint32_t candidate;            /* as above, 0 … 3 */
+    bool forced;                   /* by the options */
+    double error_base, error_fine; /* held-out squared error a number, final codebooks */
+};
+
+struct dpq_audit_hooks {
+    void *user;
+    /* Once for each stream and candidate that is possible; several threads at once. */
+    void (*measure)(void *user, const struct dpq_candidate_view *view);
+    /* Once, at the end: a section for the profile, malloc'ed, or none. 0, or what ends the run. */
+    int (*finish)(void *user, const struct dpq_choice *choices, uint32_t n_choices,
+                  uint8_t **ret_bytes, size_t *ret_n_bytes);
+};
+
+/** dpq_trainer_audit() - have candidates measured, whatever the reference asked for; copied */
+void dpq_trainer_audit(struct dpq_trainer *trainer, const struct dpq_audit_hooks *hooks);
 
 /** dpq_trainer_tokens() - how many tokens have been added */
 uint64_t dpq_trainer_tokens(const struct dpq_trainer *trainer);

@@ -377,6 +377,12 @@ const char *dpq_profile_name(const struct dpq_profile *profile)
     return profile->name;
 }
 
+const void *dpq_profile_audit(const struct dpq_profile *profile, size_t *ret_n_bytes)
+{
+    *ret_n_bytes = profile->n_audit_bytes;
+    return profile->audit;
+}
+
 const char *dpq_profile_info(const struct dpq_profile *profile)
 {
     return profile->info;

@@ -155,6 +155,11 @@ int dpq_trainer_metric(struct dpq_trainer *trainer, uint32_t layer, uint32_t kin
     return 0;
 }
 
+void dpq_trainer_audit(struct dpq_trainer *trainer, const struct dpq_audit_hooks *hooks)
+{
+    trainer->hooks = *hooks;
+}
+
 uint64_t dpq_trainer_tokens(const struct dpq_trainer *trainer)
 {
     return trainer->n_tokens;
@@ -207,6 +212,13 @@ static int make_room(struct train_run *run)
     run->values = malloc(n * sizeof(float));
     run->gram = malloc(ld * ld * sizeof(double));
     run->column_mean = malloc(ld * sizeof(double));
+    if (run->plan.trainer->hooks.measure) {
+        n = (run->plan.n_rows - run->plan.n_learn) * run->width;
+        run->ref_errors = calloc(3 * n, sizeof(float));
+        run->value_errors = calloc(n, sizeof(float));
+        if (!run->ref_errors || !run->value_errors)
+            return error_origin(-ENOMEM);
+    }
     if (!run->p[0] || !run->p[1] || !run->refs || !run->values || !run->gram || !run->column_mean)
         return error_origin(-ENOMEM);
     return 0;
@@ -228,6 +240,8 @@ static void run_deinit(struct train_run *run)
     free(run->p[1]);
     free(run->refs);
     free(run->values);
+    free(run->ref_errors);
+    free(run->value_errors);
     free(run->gram);
     free(run->column_mean);
     train_plan_deinit(&run->plan);
@@ -239,6 +253,7 @@ static int write_profile(const struct train_run *run, uint8_t **ret_bytes, size_
     uint32_t n_streams = dpq_n_streams(run->geometry);
     struct profile_stream *streams = calloc(n_streams, sizeof(*streams));
     char *info = train_info(run);
+    uint8_t *audit = NULL;
     struct profile_head head = {
         .name = run->options->model_name,
         .info_json = info,
@@ -252,11 +267,14 @@ static int write_profile(const struct train_run *run, uint8_t **ret_bytes, size_
     if (streams && info) {
         for (uint32_t i = 0; i < n_streams; i++)
             streams[i] = run->results[i].stream;
-        r = profile_write(run->geometry, &head, streams, ret_bytes, ret_n_bytes);
+        r = train_finish_audit(run, &audit, &head.n_audit_bytes);
+        head.audit = audit;
+        r = r ? r : profile_write(run->geometry, &head, streams, ret_bytes, ret_n_bytes);
     }
     free(streams);
     free(info);
-    return r ? error_fold(r) : 0;
+    free(audit);
+    return r < 0 ? error_fold(r) : r;
 }
 
 /* All streams of a stage are told at once: they were learned side by side. */
@@ -294,7 +312,7 @@ static int run_all(struct train_run *run, const struct dpq_trainer *trainer, uin
         return r < 0 ? error_fold(r) : r;
     train_rates(run->geometry, run->options, trainer->metric, run->results);
     r = write_profile(run, ret_bytes, ret_n_bytes);
-    return r ? error_fold(r) : 0;
+    return r < 0 ? error_fold(r) : r;
 }
 
 int dpq_trainer_run(struct dpq_trainer *trainer, dpq_progress_fn progress, void *user,

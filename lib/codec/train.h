@@ -10,6 +10,7 @@
  *   train_predict.c   ridge regressions on what was reconstructed below
  *   train_choose.c    candidates for a stream's reference, measured cheaply; the choice
  *   train_stream.c    one stream: rotation, samples for its trees, leaks
+ *   train_audit.c     what an audit is shown
  *   train_code.c      samples coded as the codec does it: errors, reconstructions
  *   train_loop.c      the codebook of a closed loop in time
  *   train_book.c      one subspace: k-means twice (parents, children), rounding to int8
@@ -62,6 +63,7 @@ struct dpq_trainer {
     uint64_t n_tokens;
     uint64_t n_bytes; /* of rows */
     float *metric;    /* [n_streams][D][D]; NULL: identity */
+    struct dpq_audit_hooks hooks;
 };
 
 /* --- train_pool.c --------------------------------------------------------------------------- */
@@ -226,6 +228,8 @@ struct train_run {
     float *p[2];             /* likewise: predictions by depth-head, by depth */
     float *refs;             /* [n_rows][3 * width]: K, V below, K of this layer, reconstructed */
     float *values;           /* [n_rows][width]: V of this layer */
+    float *ref_errors;       /* [held-out rows][3 * width]: x less refs; NULL without an audit */
+    float *value_errors;     /* [held-out rows][width]: likewise of V of this layer */
     double *gram;            /* [3 width][3 width], of refs, the rows learned from */
     double *column_mean;     /* [3 width] */
     struct train_result *results; /* [n_streams] */
@@ -328,6 +332,16 @@ int train_measure_candidate(struct train_run *run, struct train_worker *worker, 
 
 /** train_choose() - the reference, from measurements and options */
 enum candidate train_choose(const struct train_run *run, const struct train_result *result);
+
+/* --- train_audit.c -------------------------------------------------------------------------- */
+
+/** train_show() - a candidate's held-out tokens to the audit's hook; its parents are learned */
+int train_show(const struct train_stream *s, struct train_worker *worker,
+               enum candidate candidate) _must_check_;
+
+/** train_finish_audit() - the audit's section; nothing is set without hooks */
+int train_finish_audit(const struct train_run *run, uint8_t **ret_bytes,
+                       size_t *ret_n_bytes) _must_check_;
 
 /* --- train_rates.c -------------------------------------------------------------------------- */
 

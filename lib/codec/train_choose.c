@@ -61,6 +61,8 @@ int train_measure_candidate(struct train_run *run, struct train_worker *worker, 
                        : 0,
             .residual = n ? sums.residual / (double)n : 0,
         };
+        if (n && run->plan.trainer->hooks.measure)
+            r = train_show(&s, worker, candidate);
     }
     train_stream_deinit(&s);
     free(scrap.memory);

@@ -130,7 +130,7 @@ static int choose(struct stage *s)
     uint32_t wanted = s->run->options->reference;
     int r = 0;
 
-    if (wanted == DPQ_REFERENCE_AUTO)
+    if (wanted == DPQ_REFERENCE_AUTO || s->run->plan.trainer->hooks.measure)
         r = train_pool_run(s->run->pool, s->n_heads * N_CANDIDATES, measure_task, s);
     for (uint32_t head = 0; head < s->n_heads && !r; head++) {
         struct train_result *result = result_of(s, head);
@@ -223,6 +223,24 @@ static int judge_task(void *user, uint32_t head, uint32_t worker)
     return 0;
 }
 
+/* Of a held-out tile: how far its base reconstructions are off. */
+static void keep_errors(const struct stage *s, uint32_t head, size_t tile, const float *kept,
+                        size_t stride)
+{
+    struct train_run *run = s->run;
+    size_t d = run->geometry->head_dim, first = (tile - run->plan.n_learn_tiles) * KERN_TOKENS;
+    float *to = s->kind == DPQ_K ? run->ref_errors + first * stride + 2 * run->width
+                                 : run->value_errors + first * stride;
+    const float *x = s->streams[head].x + tile * KERN_TOKENS * d;
+
+    for (size_t t = 0; t < KERN_TOKENS; t++)
+        for (size_t i = 0; i < d; i++)
+            to[t * stride + head * d + i] =
+                run->plan.valid[tile * KERN_TOKENS + t]
+                    ? x[t * d + i] + s->mean[head * d + i] - kept[t * stride + i]
+                    : 0;
+}
+
 /* Base reconstructions of a run of tiles, for the stages to come. */
 static int keep_task(void *user, uint32_t index, uint32_t worker)
 {
@@ -234,23 +252,31 @@ static int keep_task(void *user, uint32_t index, uint32_t worker)
     float *to = s->kind == DPQ_K ? run->refs + 2 * run->width : run->values;
     struct encode_unit u;
 
-    for (size_t tile = first; tile < first + TILES_A_TASK && tile < run->plan.n_tiles; tile++)
-        train_code_tile(&s->streams[head], &run->workers[worker], tile, false, NULL,
-                        to + tile * KERN_TOKENS * stride + head * d, stride, &u);
+    for (size_t tile = first; tile < first + TILES_A_TASK && tile < run->plan.n_tiles; tile++) {
+        float *tile_to = to + tile * KERN_TOKENS * stride + head * d;
+
+        train_code_tile(&s->streams[head], &run->workers[worker], tile, false, NULL, tile_to,
+                        stride, &u);
+        if (run->ref_errors && tile >= run->plan.n_learn_tiles)
+            keep_errors(s, head, tile, tile_to, stride);
+    }
     return 0;
+}
+
+static void shift(float *refs, const float *values, size_t n_rows, size_t w)
+{
+    for (size_t r = 0; r < n_rows; r++) {
+        memcpy(refs + r * 3 * w, refs + r * 3 * w + 2 * w, w * sizeof(float));
+        memcpy(refs + r * 3 * w + w, values + r * w, w * sizeof(float));
+    }
 }
 
 /* What was learned of this layer is below the next one. */
 static void next_layer(struct train_run *run)
 {
-    size_t w = run->width;
-
-    for (size_t r = 0; r < run->plan.n_rows; r++) {
-        float *refs = run->refs + r * 3 * w;
-
-        memcpy(refs, refs + 2 * w, w * sizeof(float));
-        memcpy(refs + w, run->values + r * w, w * sizeof(float));
-    }
+    shift(run->refs, run->values, run->plan.n_rows, run->width);
+    if (run->ref_errors)
+        shift(run->ref_errors, run->value_errors, run->plan.n_rows - run->plan.n_learn, run->width);
 }
 
 static int learn(struct stage *s)

@@ -75,8 +75,9 @@ static float *make_rows(const struct source *s, uint32_t n, uint64_t seed)
     return rows;
 }
 
-static struct dpq_profile *train(const struct source *s, const struct dpq_train_options *o,
-                                 const float *metric, uint8_t **ret_bytes, size_t *ret_n)
+static struct dpq_profile *train_with(const struct source *s, const struct dpq_train_options *o,
+                                      const float *metric, const struct dpq_audit_hooks *hooks,
+                                      uint8_t **ret_bytes, size_t *ret_n)
 {
     struct dpq_geometry g = geometry();
     struct dpq_tensor tensor = canonical(&g, DPQ_F32, LAYERS);
@@ -94,11 +95,19 @@ static struct dpq_profile *train(const struct source *s, const struct dpq_train_
         assert_int_equal(dpq_trainer_metric(t, i / (2 * HEADS), i / HEADS % 2, i % HEADS,
                                             metric + (size_t)i * D * D, NULL),
                          0);
+    if (hooks)
+        dpq_trainer_audit(t, hooks);
     assert_int_equal(dpq_trainer_run(t, NULL, NULL, ret_bytes, ret_n, NULL), 0);
     dpq_trainer_free(t);
     free(rows);
     assert_int_equal(dpq_profile_open(*ret_bytes, *ret_n, &p, NULL), 0);
     return p;
+}
+
+static struct dpq_profile *train(const struct source *s, const struct dpq_train_options *o,
+                                 const float *metric, uint8_t **ret_bytes, size_t *ret_n)
+{
+    return train_with(s, o, metric, NULL, ret_bytes, ret_n);
 }
 
 /* Mean squared error of fresh rows, through encode and decode. */
@@ -323,6 +332,81 @@ static void test_tolerances(void **state)
     free(s);
 }
 
+/* What the hooks were told. */
+struct seen {
+    uint32_t n_views, n_choices;
+    double omega, residual[5], power[5]; /* of V of layer 1 */
+};
+
+static void see(void *user, const struct dpq_candidate_view *v)
+{
+    struct seen *s = user;
+    double d = 0, x = 0, e = 0;
+
+    __atomic_add_fetch(&s->n_views, 1, __ATOMIC_RELAXED);
+    assert_int_equal(v->head_dim, D);
+    assert_int_equal(v->n_tokens, T); /* one tile of twenty */
+    assert_true(v->candidate ? v->loop_gain != NULL : v->loop_gain == NULL);
+    for (size_t i = 0; i < v->n_tokens * D; i++) {
+        d += (double)v->d[i] * v->d[i];
+        x += (double)v->x[i] * v->x[i];
+        e += (double)v->e[i] * v->e[i];
+    }
+    assert_true(e > 0 && e < .5 * d);
+    if (v->layer != 1 || v->kind != DPQ_V || v->head)
+        return;
+    s->residual[v->candidate] = d;
+    s->power[v->candidate] = x;
+    if (v->candidate == 2)
+        s->omega = (double)v->loop_gain[0];
+}
+
+static int conclude(void *user, const struct dpq_choice *choices, uint32_t n, uint8_t **ret_bytes,
+                    size_t *ret_n_bytes)
+{
+    struct seen *s = user;
+
+    s->n_choices = n;
+    for (uint32_t i = 0; i < n; i++) {
+        assert_int_equal(choices[i].candidate, i < HEADS ? 0 : 2);
+        assert_false(choices[i].forced);
+        assert_true(choices[i].error_fine > 0 && choices[i].error_fine < choices[i].error_base);
+    }
+    *ret_bytes = malloc(3);
+    memcpy(*ret_bytes, "abc", 3);
+    *ret_n_bytes = 3;
+    return 0;
+}
+
+/* The audit sees every candidate in closed loop. V of layer 1 follows K of its layer by .9: that
+ * error comes back by .81. Of the three references it is one seventh (K of layer 0 has no reference
+ * and five times the error of the others), so omega is about .12. */
+static void test_audit_hooks(void **state)
+{
+    struct source *s = source_new(0, .9);
+    struct dpq_train_options o = options(DPQ_REFERENCE_AUTO);
+    struct seen seen = { 0 };
+    struct dpq_audit_hooks hooks = { &seen, see, conclude };
+    uint8_t *bytes;
+    struct dpq_profile *p;
+    size_t n, n_audit;
+
+    (void)state;
+    p = train_with(s, &o, NULL, &hooks, &bytes, &n);
+    assert_int_equal(seen.n_views, STREAMS * 5 - HEADS * 2);
+    assert_int_equal(seen.n_choices, STREAMS);
+    assert_memory_equal(dpq_profile_audit(p, &n_audit), "abc", 3);
+    assert_int_equal(n_audit, 3);
+    assert_true(fabs(seen.residual[0] / seen.power[0] - 1) < 1e-3);
+    assert_true(seen.residual[2] < .4 * seen.power[2]);
+    assert_true(seen.residual[4] > 1.5 * seen.power[4]);
+    if (seen.omega < .08 || seen.omega > .25)
+        fail_msg("omega %g", seen.omega);
+    dpq_profile_free(p);
+    free(bytes);
+    free(s);
+}
+
 static void test_refused(void **state)
 {
     struct dpq_geometry g = geometry();
@@ -363,7 +447,8 @@ int main(void)
         cmocka_unit_test(test_depth_pays),    cmocka_unit_test(test_time_pays),
         cmocka_unit_test(test_auto),          cmocka_unit_test(test_metric),
         cmocka_unit_test(test_balanced_bits), cmocka_unit_test(test_spilled_samples),
-        cmocka_unit_test(test_tolerances),    cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_tolerances),    cmocka_unit_test(test_audit_hooks),
+        cmocka_unit_test(test_refused),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
