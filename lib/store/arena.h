@@ -6,10 +6,11 @@
  * FORMAT.md, "Arena", has the same in words. Little-endian, no padding, offsets from the first
  * byte, no pointers, nothing that a client could write.
  *
- *   page 0     header, two copies: at 0 and at ARENA_HEADER_STEP; the valid one with the higher seq
- *              counts, the other one is overwritten by the next update. Beside them one word for
- * the handler of fatal signals. page 1 …   slot table, ARENA_LINE_BYTES a line then       extents,
- * page-aligned
+ *   page 0     header, two copies: at 0 and at ARENA_HEADER_STEP; the valid one with the higher
+ *              seq counts, and the other one is where the next update goes. Beside them one word
+ *              for the handler of fatal signals.
+ *   page 1 …   slot table, ARENA_LINE_BYTES a line
+ *   then       extents, page-aligned
  */
 
 #include <stdatomic.h>
@@ -67,7 +68,9 @@ struct arena_header {
     uint32_t faults;         /* runs that ended by their own fault, since the last good service */
     uint32_t unready;        /* runs in a row that ended before they were ready */
     uint32_t clean;          /* 1: closed in good order; a hint */
-    uint32_t reserved[19];   /* 0 */
+    uint32_t reserved0;      /* 0 */
+    uint64_t lease_until_ns; /* CLOCK_MONOTONIC: no lease was given beyond this; 0: none at all */
+    uint32_t reserved[16];   /* 0 */
     uint64_t seq;            /* + 1 with each update; the older copy is overwritten */
     uint32_t reserved2;      /* 0 */
     uint32_t crc32c;         /* of everything before it */
@@ -95,6 +98,7 @@ struct arena_line {
 _Static_assert(sizeof(struct arena_header) == 224, "wire");
 _Static_assert(offsetof(struct arena_header, tenant_hash) == 64, "wire");
 _Static_assert(offsetof(struct arena_header, epoch) == 112, "wire");
+_Static_assert(offsetof(struct arena_header, lease_until_ns) == 136, "wire");
 _Static_assert(offsetof(struct arena_header, seq) == 208, "wire");
 _Static_assert(sizeof(struct arena_line) == ARENA_LINE_BYTES, "wire");
 _Static_assert(offsetof(struct arena_line, sequence_id) == 72, "wire");

@@ -143,6 +143,9 @@ int store_attach(struct map *map, const struct store_options *options,
     r = arena_attach(map->bytes, map->n_bytes, &identity, &s->arena);
     if (r)
         return error_fold(r);
+    /* what was leased is not known, but for how long it can be */
+    if (before.lease_until_ns < s->grace_until_ns)
+        s->grace_until_ns = before.lease_until_ns;
     recovery.clean = before.clean;
     recovery.faults = s->arena.header.faults;
     recovery.unready = before.unready;
@@ -217,6 +220,14 @@ void store_healthy(struct store *store)
         arena_write_header(&store->arena);
     }
     store_unlock(store);
+}
+
+void store_note_lease(struct store *store, uint64_t until_ns)
+{
+    if (until_ns <= store->arena.header.lease_until_ns)
+        return;
+    store->arena.header.lease_until_ns = until_ns;
+    arena_write_header(&store->arena);
 }
 
 /* --- asking ----------------------------------------------------------------------------------- */

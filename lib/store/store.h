@@ -79,8 +79,9 @@ typedef void (*store_evicted_fn)(void *user, const uint8_t key[32], uint64_t fre
  * struct store_options - what an arena is for
  * @secret_id:      names the secret that the keys are made with
  * @n_slots:        store_create(): 0 for one to 16 KiB
- * @grace_until_ns: store_attach(): until then clients may read by leases that an earlier process
- *                  gave; what could be under one is neither evicted nor written over
+ * @grace_until_ns: store_attach(): until then at most clients may read by leases that an earlier
+ *                  process gave (the header says how long indeed); what could be under one is
+ *                  neither evicted nor written over
  * @verify_reads:   tile_check() looks at the bytes each time
  * @evicted, @user: may be NULL
  */

@@ -225,15 +225,19 @@ void strip_forget(struct strip *strip);
 /* The first of the given kind, from strip on. */
 struct strip *strip_of_kind(struct strip *strip, uint32_t kind);
 
-/* --- tail.c, store_record.c ---------------------------------------------------------------------
- */
+/* --- tail.c, store_record.c ------------------------------------------------------------------- */
 
 /** tail_recover(), record_recover() - memory for what a line names; then strip_recover() */
 int tail_recover(struct store *store, const struct arena_line *line, uint32_t slot) _must_check_;
 int record_recover(struct store *store, const struct arena_line *line, uint32_t slot) _must_check_;
 
-/* --- store.c, store_recover.c -------------------------------------------------------------------
- */
+/* --- store.c ---------------------------------------------------------------------------------- */
+
+/** store_note_lease() - in the header, before the lease is given: the next process is to know how
+ *  long it must wait. The mutex is held */
+void store_note_lease(struct store *store, uint64_t until_ns);
+
+/* --- store_recover.c -------------------------------------------------------------------------- */
 
 /** recover_slots() - from the arena's lines all that is private. The store is not shared yet */
 int recover_slots(struct store *store, struct store_recovery *ret_recovery) _must_check_;

@@ -221,10 +221,6 @@ static void add_base(struct recovery *r, struct found *f)
     struct arena_line line = copy_line(r, f->slot);
     struct tile *t = &s->entries[f->slot].tile;
 
-    if (index_find(&s->index, line.key)) {
-        drop(r, f, &r->counts->n_damaged);
-        return;
-    }
     *t = (struct tile){ .role = ENTRY_TILE,
                         .flags = TILE_UNCHECKED,
                         .store = s,
@@ -235,7 +231,11 @@ static void add_base(struct recovery *r, struct found *f)
                         .older = SLOT_NIL,
                         .newer = SLOT_NIL };
     memcpy(t->key, line.key, sizeof(t->key));
-    index_add(&s->index, t);
+    if (!index_add(&s->index, t)) {
+        t->role = ENTRY_NONE;
+        drop(r, f, &r->counts->n_damaged);
+        return;
+    }
     r->counts->n_tiles++;
 }
 
@@ -271,6 +271,8 @@ static int add_strip(struct recovery *r, const struct found *f)
     return tail_recover(r->store, &line, f->slot);
 }
 
+enum { AHEAD = 12 }; /* as many cells of the index are on their way from memory */
+
 static int build(struct recovery *r)
 {
     int e = 0;
@@ -278,6 +280,8 @@ static int build(struct recovery *r)
     for (uint32_t i = 0; i < r->n_found && !e; i++) {
         struct found *f = &r->found[i];
 
+        if (i + AHEAD < r->n_found)
+            index_prefetch(&r->store->index, r->store->arena.lines[f[AHEAD].slot].key);
         if (f->buried)
             add_grave(r, f);
         else if (f->kind == DPQ_SLOT_BASE)

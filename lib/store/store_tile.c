@@ -148,6 +148,7 @@ static struct tile *publish(struct store *s, const struct store_put_args *a,
                             const uint64_t checksums[2])
 {
     struct tile *t = &s->entries[base->slot].tile;
+    bool added;
 
     if (fine->slot != SLOT_NIL)
         commit_object(s, fine, a, DPQ_SLOT_FINE, checksums[1]);
@@ -161,7 +162,8 @@ static struct tile *publish(struct store *s, const struct store_put_args *a,
                         .older = SLOT_NIL,
                         .newer = SLOT_NIL };
     memcpy(t->key, a->key, sizeof(t->key));
-    index_add(&s->index, t);
+    added = index_add(&s->index, t);
+    assert(added); /* it was looked for under the same lock */
     tile_count(s, t);
     return t;
 }
@@ -279,6 +281,7 @@ void tile_objects(const struct tile *tile, struct store_object *ret_base,
 void tile_lease(struct tile *tile, uint64_t until_ns)
 {
     store_lock(tile->store);
+    store_note_lease(tile->store, until_ns);
     if (until_ns > tile->lease_until_ns)
         tile->lease_until_ns = until_ns;
     store_unlock(tile->store);

@@ -276,6 +276,7 @@ struct store_object strip_object(struct strip *strip)
 void strip_lease(struct strip *strip, uint64_t until_ns)
 {
     store_lock(strip->store);
+    store_note_lease(strip->store, until_ns);
     if (until_ns > strip->lease_until_ns)
         strip->lease_until_ns = until_ns;
     store_unlock(strip->store);

@@ -66,6 +66,9 @@ PLANTS = [  # (name, what is wrong, file, right, wrong); no file: the world of t
      "    a.header.clean = 0;\n    arena_write_header(&a);\n", "    a.header.clean = 0;\n"),
     ("BURIED_FORGOTTEN", "free under a lease: the next process does not know", "arena.c",
      "    set_word(arena, slot, SLOT_BURIED);\n", "    arena_release(arena, slot);\n"),
+    ("LEASE_FORGOTTEN", "lease: given before the header says how long", "store.c",
+     "    store->arena.header.lease_until_ns = until_ns;\n    arena_write_header(&store->arena);\n",
+     "    ;\n"),
     ("BASE_FIRST", "put: the base object is committed before the fine one", "store_tile.c",
      "    if (fine->slot != SLOT_NIL)\n        commit_object(s, fine, a, DPQ_SLOT_FINE, checksums[1]);\n"
      "    commit_object(s, base, a, DPQ_SLOT_BASE, checksums[0]);\n",

@@ -250,7 +250,8 @@ static void check_leases(const struct store *s, const struct oracle *o, struct v
         uint32_t page = o->leases[i].first_page;
 
         if (o->leases[i].until > o->now)
-            v->leased += !(s->extents.used[page / 64] >> page % 64 & 1);
+            v->leased += !(s->extents.used[page / 64] >> page % 64 & 1) ||
+                         s->grace_until_ns < o->leases[i].until;
     }
 }
 

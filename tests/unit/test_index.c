@@ -43,7 +43,9 @@ static void test_random(void **state)
         if (in[i])
             index_remove(&index, &entries[i].tile);
         else
-            index_add(&index, &entries[i].tile);
+            assert_true(index_add(&index, &entries[i].tile));
+        if (!in[i])
+            assert_false(index_add(&index, &entries[i].tile)); /* once */
         in[i] = !in[i];
         if (step % 16)
             continue;
@@ -68,7 +70,7 @@ static void test_full(void **state)
     for (int i = 0; i < N; i++) {
         for (int k = 0; k < 32; k++)
             entries[i].tile.key[k] = (uint8_t)rng_next(&rng);
-        index_add(&index, &entries[i].tile);
+        assert_true(index_add(&index, &entries[i].tile));
     }
     for (int i = 0; i < 10000; i++) {
         for (int k = 0; k < 32; k++)

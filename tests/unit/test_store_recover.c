@@ -238,30 +238,34 @@ static void test_grace(void **state)
     struct store_recovery found;
     struct counted c = { 0 };
     struct store *s = new_store(MIB, &c);
+    enum { LEASE = 600 };
     struct store_object buried, o, fine;
     struct tile *t;
 
     (void)state;
     assert_int_equal(put(s, 1, 300000, 0, &t), 0);
     tile_objects(t, &buried, &fine);
-    tile_lease(t, 600);
+    tile_lease(t, LEASE);
     tile_unref(t, true, 10, NULL);
     assert_int_equal(put(s, 2, 300000, 0, &t), 0);
     tile_objects(t, &o, &fine);
     s = reopen(s, GRACE, &c, &found);
     assert_int_equal(found.n_buried, 1);
     assert_int_equal(found.n_tiles, 1);
-    assert_int_equal(put_at(s, 3, 300000, 0, GRACE - 1, &t), 0); /* there is room beside both */
+    assert_int_equal(put_at(s, 3, 300000, 0, LEASE - 1, &t), 0); /* there is room beside both */
     tile_unref(t, false, 0, NULL);
-    assert_int_equal(put_at(s, 4, 300000, 0, GRACE - 1, &t), STORE_E_FULL);
+    assert_int_equal(put_at(s, 4, 300000, 0, LEASE - 1, &t), STORE_E_FULL);
     assert_int_equal(c.n, 0);
-    assert_int_equal(put_at(s, 4, 300000, 0, GRACE, &t), 0); /* where tile 1 was */
+    assert_int_equal(put_at(s, 4, 300000, 0, LEASE, &t), 0); /* where tile 1 was */
     assert_int_equal(c.n, 0);
     tile_unref(t, false, 0, NULL);
-    assert_int_equal(put_at(s, 5, 300000, 0, GRACE, &t), 0);
+    assert_int_equal(put_at(s, 5, 300000, 0, LEASE, &t), 0);
     assert_int_equal(c.n, 1);
     tile_unref(t, false, 0, NULL);
-    assert_true(drains(s));
+    s = reopen(s, 2 * GRACE, &c,
+               &found); /* of leases that were given, not of those that could be */
+    assert_true(s->grace_until_ns == LEASE);
+    assert_true(drains_at(s, LEASE));
     store_free(s);
 }
 

@@ -130,7 +130,7 @@ static inline struct store_stats stats(struct store *s)
 }
 
 /* Let everything go that nobody refers to. Return: is the store as it was when it was new? */
-static inline bool drains(struct store *s)
+static inline bool drains_at(struct store *s, uint64_t now_ns)
 {
     struct store_stats st;
 
@@ -138,9 +138,14 @@ static inline bool drains(struct store *s)
         struct tile *t = &s->entries[s->oldest].tile;
 
         tile_ref(t);
-        tile_unref(t, /* discard= */ true, 0, NULL);
+        tile_unref(t, /* discard= */ true, now_ns, NULL);
     }
     st = stats(s);
     return !st.used_bytes && !st.n_tiles && !st.tile_bytes && !st.tile_numbers && !st.tail_bytes &&
            s->n_free_slots == s->arena.header.n_slots && !s->n_unreferenced_pages;
+}
+
+static inline bool drains(struct store *s)
+{
+    return drains_at(s, 0);
 }
