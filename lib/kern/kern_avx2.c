@@ -88,15 +88,21 @@ static inline void store_codes(const __m256i best[4], uint8_t *ret_code)
                                                                  _mm256_packs_epi32(v[2], v[3])));
 }
 
-/* Rank of a word without its product with q: 16 times -8|c|², and what breaks ties. */
-static inline void set_ranks(const int8_t *book, size_t dsub, int32_t rank[KERN_WORDS])
+/* Rank of a word without its product with q: 16 times -8|c|², and what breaks ties. words are 16
+ * times themselves. */
+static inline void set_ranks(const int16_t *words, size_t dsub, int32_t rank[KERN_WORDS])
 {
-    for (int32_t w = 0; w < KERN_WORDS; w++) {
-        int32_t square = 0;
+    int32_t half_square[2 * KERN_WORDS]; /* 256 |c|² of each pair */
 
-        for (size_t i = 0; i < dsub; i++)
-            square += book[(size_t)w * dsub + i] * book[(size_t)w * dsub + i];
-        rank[w] = KERN_WORDS - 1 - w - 128 * square;
+    for (size_t i = 0; i < KERN_WORDS * dsub; i += 16) {
+        __m256i v = load_256(words + i);
+
+        _mm256_storeu_si256((__m256i *)(half_square + i / 2), _mm256_madd_epi16(v, v));
+    }
+    for (int32_t w = 0; w < KERN_WORDS; w++) {
+        int32_t square = dsub == 2 ? half_square[w] : half_square[2 * w] + half_square[2 * w + 1];
+
+        rank[w] = KERN_WORDS - 1 - w - square / 2;
     }
 }
 
@@ -108,6 +114,31 @@ static inline void widen_words(const int8_t *book, size_t dsub, int16_t *ret_wor
             (__m256i *)(ret_words + i),
             _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(book + i))),
                               4));
+}
+
+/* The rounding of the conversion is that of quantize(), and MAX takes its second operand for NaN.
+ */
+static inline __m256i quantized(const float *y, const float *inverse_gain, __m256 factor)
+{
+    __m256 u = _mm256_mul_ps(_mm256_loadu_ps(y), _mm256_loadu_ps(inverse_gain));
+
+    u = _mm256_max_ps(_mm256_mul_ps(u, factor), _mm256_set1_ps(-KERN_Q_MAX));
+    return _mm256_cvtps_epi32(_mm256_min_ps(u, _mm256_set1_ps(KERN_Q_MAX)));
+}
+
+static DECL_KERN_QUANTIZE(quantize_avx2)
+{
+    __m256 factors = _mm256_set1_ps(factor);
+
+    for (size_t i = 0; i < n; i++)
+        for (size_t t = 0; t < KERN_TOKENS; t += 16) {
+            const float *from = y + i * KERN_TOKENS + t;
+            __m256i q = _mm256_packs_epi32(quantized(from, inverse_gain + t, factors),
+                                           quantized(from + 8, inverse_gain + t + 8, factors));
+
+            _mm256_storeu_si256((__m256i *)(ret_q + i * KERN_TOKENS + t),
+                                _mm256_permute4x64_epi64(q, 0xd8));
+        }
 }
 
 static inline __m256i broadcast_pair(const int16_t *p)
@@ -125,7 +156,7 @@ static inline __attribute__((always_inline)) void search_n(const int16_t *q, siz
     int32_t rank[KERN_WORDS];
 
     widen_words(book, dsub, words);
-    set_ranks(book, dsub, rank);
+    set_ranks(words, dsub, rank);
     for (size_t t = 0; t < KERN_TOKENS; t += STEP) {
         __m256i pairs[2][4], best[4];
 
@@ -363,7 +394,7 @@ void kern_init_avx2(struct kern *k)
         .rope = { NULL, rope_half, rope_interleaved },
         .add = add,
         .gains = gains,
-        .quantize = quantize,
+        .quantize = quantize_avx2,
         .search = search_avx2,
         .search_child = search_child_avx2,
         .pack = pack_avx2,

@@ -48,7 +48,7 @@ void kern_init_avx512(struct kern *k)
         .rope = { NULL, rope_half, rope_interleaved },
         .add = add,
         .gains = gains,
-        .quantize = quantize,
+        .quantize = quantize_512,
         .search = search_512,
         .search_child = search_child_512,
         .pack = below.pack,

@@ -43,29 +43,49 @@ static inline void store_codes(__m512i best_low, __m512i best_high, uint8_t *ret
     _mm256_storeu_si256((__m256i *)ret_code, _mm512_cvtepi16_epi8(v));
 }
 
-/* Words times 16 in pairs, and what ranks them beside their product with q. */
-static inline void set_ranks(const int8_t *book, size_t dsub, int32_t ret_pair[][2],
-                             int32_t ret_rank[KERN_WORDS])
+/* Words times 16 in pairs, and what ranks them beside their product with q: 15 - w - 128 |c|² */
+static inline void set_ranks(const int8_t *book, size_t dsub, int32_t *ret_pair, int32_t *ret_rank)
 {
-    for (size_t w = 0; w < KERN_WORDS; w++) {
-        int32_t square = 0;
+    __m512i tie = _mm512_sub_epi32(
+        _mm512_set1_epi32(KERN_WORDS - 1),
+        load_512((const int32_t[16]){ 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 }));
+    int32_t square[2 * KERN_WORDS];
 
-        for (size_t i = 0; i < dsub; i++) {
-            int32_t c = book[w * dsub + i];
+    for (size_t i = 0; i < dsub / 2; i++) {
+        __m512i words =
+            _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(book + 2 * KERN_WORDS * i)));
 
-            square += c * c;
-            if (i % 2)
-                ret_pair[w][i / 2] |= (int32_t)((uint32_t)(16 * c) << 16);
-            else
-                ret_pair[w][i / 2] = 16 * c & 0xffff;
-        }
-        ret_rank[w] = (int32_t)(KERN_WORDS - 1 - w) - 128 * square;
+        _mm512_storeu_si512(ret_pair + KERN_WORDS * i, _mm512_slli_epi16(words, 4));
+        _mm512_storeu_si512(square + KERN_WORDS * i, _mm512_madd_epi16(words, words));
     }
+    if (dsub == 4)
+        for (size_t w = 0; w < KERN_WORDS; w++)
+            square[w] = square[2 * w] + square[2 * w + 1];
+    _mm512_storeu_si512(ret_rank, _mm512_sub_epi32(tie, _mm512_slli_epi32(load_512(square), 7)));
+}
+
+/* The rounding of the conversion is that of quantize(), and MAX takes its second operand for NaN.
+ */
+static DECL_KERN_QUANTIZE(quantize_512)
+{
+    __m512 least = _mm512_set1_ps(-KERN_Q_MAX), most = _mm512_set1_ps(KERN_Q_MAX);
+    __m512 factors = _mm512_set1_ps(factor);
+
+    for (size_t i = 0; i < n; i++)
+        for (size_t t = 0; t < KERN_TOKENS; t += 16) {
+            __m512 u = _mm512_mul_ps(_mm512_loadu_ps(y + i * KERN_TOKENS + t),
+                                     _mm512_loadu_ps(inverse_gain + t));
+
+            u = _mm512_max_ps(_mm512_mul_ps(u, factors), least);
+            u = _mm512_min_ps(u, most);
+            _mm256_storeu_si256((__m256i *)(ret_q + i * KERN_TOKENS + t),
+                                _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(u)));
+        }
 }
 
 KERN_INLINE void search_n(const int16_t *q, size_t dsub, const int8_t *book, uint8_t *ret_code)
 {
-    int32_t pair[KERN_WORDS][2], rank[KERN_WORDS];
+    int32_t pair[2 * KERN_WORDS], rank[KERN_WORDS];
 
     set_ranks(book, dsub, pair, rank);
     for (size_t t = 0; t < KERN_TOKENS; t += 64) {
@@ -83,7 +103,8 @@ KERN_INLINE void search_n(const int16_t *q, size_t dsub, const int8_t *book, uin
                 __m512i score = _mm512_set1_epi32(rank[w]);
 
                 for (size_t i = 0; i < dsub; i += 2)
-                    score = dot_add(score, pairs[i / 2][k], _mm512_set1_epi32(pair[w][i / 2]));
+                    score = dot_add(score, pairs[i / 2][k],
+                                    _mm512_set1_epi32(pair[(w * dsub + i) / 2]));
                 best[k] = _mm512_max_epi32(best[k], score);
             }
         store_codes(best[0], best[1], ret_code + t);

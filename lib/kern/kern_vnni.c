@@ -56,6 +56,7 @@ static DECL_KERN_SEARCH_LOOP(search_loop_512)
 
 void kern_init_vnni(struct kern *k)
 {
+    k->quantize = quantize_512;
     k->search = search_512;
     k->search_child = search_child_512;
     k->decode_rows = decode_rows_512;
