@@ -1,5 +1,6 @@
 /*
- * Stored tiles decode to what they decoded to when they were stored; damaged ones fail by name
+ * Stored tiles decode to what they decoded to when they were stored, exported files are read;
+ * damaged ones fail by name
  *
  *   golden FOLDER        (see make_golden.c for what is in it)
  *
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/store/export_file.h"
 #include "tests/golden/golden.h"
 
 struct file {
@@ -98,6 +100,18 @@ static void check_expected(const char *folder, struct dpq_codec *codec)
     fclose(f);
 }
 
+static int read_export(const uint8_t *bytes, size_t n)
+{
+    struct export_record record = { 0 };
+    struct export_reader reader;
+    int r = 0;
+
+    export_reader_init(&reader, bytes, n);
+    while (!r && record.kind != EXPORT_END)
+        r = export_next(&reader, &record);
+    return r;
+}
+
 /* "CORRUPT-magic.base": outcome, what, which object */
 static void check_error(const char *folder, const char *errors, const char *name,
                         struct dpq_codec *codec)
@@ -108,6 +122,14 @@ static void check_error(const char *folder, const char *errors, const char *name
     const char *kind = strrchr(name, '.');
     int r;
 
+    if (!strcmp(kind, ".export")) {
+        static const char *const NAMES[] = { "OK", "CORRUPT", "VERSION", "CUT" };
+
+        r = read_export(bad.bytes, bad.n);
+        expect(!strncmp(name, NAMES[r], strcspn(name, "-")), name, NAMES[r]);
+        free(bad.bytes);
+        return;
+    }
     if (!strcmp(kind, ".profile")) {
         r = dpq_profile_open(bad.bytes, bad.n, &profile, NULL);
         dpq_profile_free(profile);
@@ -143,7 +165,7 @@ static void check_errors(const char *folder, struct dpq_codec *codec)
 int main(int argc, char **argv)
 {
     struct dpq_profile *profile = NULL;
-    struct file file;
+    struct file file, sample;
 
     if (argc != 2)
         return 2;
@@ -152,6 +174,9 @@ int main(int argc, char **argv)
         printf("toy.profile cannot be opened\n");
         return 1;
     }
+    sample = read_file(argv[1], "sample.export");
+    expect(!read_export(sample.bytes, sample.n), "sample.export", "it cannot be read any more");
+    free(sample.bytes);
     for (int simd = 0; simd < 2; simd++) {
         struct dpq_codec *codec = NULL;
 

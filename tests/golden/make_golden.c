@@ -14,6 +14,7 @@
 
 #include "tests/golden/golden.h"
 #include "tests/util/craft_tile.h"
+#include "tests/util/export_sample.h"
 #include "tests/util/profile_file.h"
 
 static void write_file(const char *folder, const char *name, const void *bytes, size_t n)
@@ -154,6 +155,23 @@ static void write_profile_seeds(const char *folder)
     }
 }
 
+static void write_export(const char *folder, const char *errors, const char *corpus)
+{
+    static struct export_memory m;
+
+    if (export_sample(&m))
+        exit(1);
+    write_file(folder, "sample.export", m.bytes, m.n);
+    write_file(corpus, "sample", m.bytes, m.n);
+    write_file(corpus, "cut", m.bytes, m.n / 2);
+    write_file(corpus, "header", m.bytes, 40);
+    write_file(errors, "CUT-half.export", m.bytes, m.n / 2);
+    write_error(errors, "CORRUPT-magic.export", m.bytes, m.n, 0, 0, 4);
+    write_error(errors, "VERSION-newer.export", m.bytes, m.n, 8, 2, 4);
+    write_error(errors, "CORRUPT-payload.export", m.bytes, m.n, 1000, 0x55, 1);
+    write_error(errors, "CORRUPT-kind.export", m.bytes, m.n, 16, 9, 4);
+}
+
 int main(int argc, char **argv)
 {
     static const char *const NAMES[] = { "f32", "f16", "bf16" };
@@ -176,6 +194,10 @@ int main(int argc, char **argv)
     snprintf(corpus, sizeof(corpus), "%s/tile", argv[2]);
     snprintf(path, sizeof(path), "%s/errors", argv[1]);
     mkdir(path, 0777);
+    snprintf(corpus, sizeof(corpus), "%s/export", argv[2]);
+    mkdir(corpus, 0777);
+    write_export(argv[1], path, corpus);
+    snprintf(corpus, sizeof(corpus), "%s/tile", argv[2]);
     for (uint32_t dtype = 0; dtype < 3; dtype++) {
         struct craft t = craft_tile(&toy, dtype, 100 + dtype);
         char name[64];
