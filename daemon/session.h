@@ -289,6 +289,58 @@ size_t session_profile_list(struct session *session, struct session_profile_info
 int session_profile_install(struct session *session, const void *bytes, size_t n_bytes,
                             uint8_t ret_profile_id[32], struct session_error *ret_error);
 
+/* --- audits ----------------------------------------------------------------------------------- */
+
+enum {
+    SESSION_AUDIT_CANDIDATES = 5,
+    SESSION_AUDIT_MAX_ROWS = 1024, /* at a time */
+    SESSION_AUDIT_TEXT_BYTES = 512,
+};
+
+/* What one reference would do for a stream: message AuditCandidate has units and meanings. */
+struct session_audit_candidate {
+    const char *reference;                               /* static, as all names here */
+    uint32_t n_tokens;                                   /* 0: not measured */
+    bool is_predicted, is_looped, is_compared, has_fine; /* which figures are set */
+    bool is_certified;
+    const char *tier;
+    float residual_ratio, domination, predicted_bits, ln_eta, eta_u;
+    float loop_gain, kappa_plus, kappa_l_plus, margin, error_base;
+    float error_fine, measured_bits, energy, moment_ratio;
+};
+
+struct session_audit_row {
+    uint32_t layer, kind, head;
+    const char *reference, *reason;
+    char text[SESSION_AUDIT_TEXT_BYTES];
+    struct session_audit_candidate candidates[SESSION_AUDIT_CANDIDATES];
+};
+
+struct session_audit_summary {
+    uint32_t n_streams;
+    uint32_t n_chosen[SESSION_AUDIT_CANDIDATES];
+    const char *names[SESSION_AUDIT_CANDIDATES];
+    double measured_bits, predicted_bits; /* of what was chosen, mean over streams */
+    double prediction_error;              /* |predicted - measured|, mean; of n_compared */
+    uint32_t n_compared;
+    uint32_t n_delta, n_delta_loses, n_delta_foretold; /* temporal with a = 1: measured, worse
+                                                          than none, and predicted to be */
+    double delta_bits;                                 /* measured, mean */
+    char text[SESSION_AUDIT_TEXT_BYTES];
+};
+
+struct session_audit {
+    uint8_t profile_id[32];
+    uint32_t first_row, max_rows; /* max_rows 0: SESSION_AUDIT_MAX_ROWS, which is the most */
+    /* ---- */
+    struct session_error error; /* PROFILE, NO_AUDIT, AUDIT_CORRUPT, AUDIT_VERSION, ROW, MEMORY */
+    struct session_audit_row *rows; /* malloc'ed, the caller's */
+    size_t n_rows;
+    struct session_audit_summary summary; /* of all rows */
+};
+/** session_audit() - what calibration found for each stream; a worker thread: some milliseconds */
+void session_audit(struct session *session, struct session_audit *op);
+
 /* --- calibration ------------------------------------------------------------------------------ */
 
 /*

@@ -6,6 +6,7 @@
  *   session_calibration.c   the list: begin, go on, park, forget; what GetCalibration says
  *   session_samples.c       numbers, metrics and the file that holds them
  *   session_training.c      the thread, its progress, the end
+ *   session_audit.c         what is measured meanwhile
  *   session_refine.c        samples that come from appends instead of a client
  *
  * It is in the session's list from its beginning until nobody has it (no request, no thread) and

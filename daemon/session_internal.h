@@ -282,3 +282,11 @@ void refine_offer(const struct sequence *sequence, const uint8_t key[KEY_BYTES],
                   uint64_t first_index, uint32_t dtype, const void *rows);
 /* refinements whose time is over begin to train; locked */
 void refine_tick(struct session *session, uint64_t now_ns);
+
+/* session_audit.c: what a trainer's audit hooks measure, and the section that they leave */
+struct audit;
+/* @is_limited: the trainer may have to refuse a reference for what decoding costs */
+int audit_new(const struct dpq_geometry *geometry, bool is_limited,
+              struct audit **ret_audit) _must_check_;
+struct audit *audit_free(struct audit *audit);
+struct dpq_audit_hooks audit_hooks(struct audit *audit); /* for as long as the audit lives */

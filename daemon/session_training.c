@@ -70,12 +70,28 @@ static bool progress(void *user, uint64_t done, uint64_t total)
     return __atomic_load_n(&calibration->cancel, __ATOMIC_RELAXED);
 }
 
+/* A profile without an audit is better than none: what is missing is said in the log. */
+static struct audit *begin_audit(struct session_calibration *calibration)
+{
+    struct dpq_audit_hooks hooks;
+    struct audit *audit;
+
+    if (audit_new(&calibration->geometry, calibration->options.max_decode_mflop > 0, &audit)) {
+        log_warning("calibration: no memory for the audit, going on without");
+        return NULL;
+    }
+    hooks = audit_hooks(audit);
+    dpq_trainer_audit(calibration->trainer, &hooks);
+    return audit;
+}
+
 static void train(struct session_calibration *calibration, struct session_calibrated *result)
 {
     struct session *session = calibration->session;
     struct dpq_fault fault = { .layer = -1, .kind = -1, .head = -1, .token = -1 };
     struct session_profile_info info;
     uint64_t began_ns = session_now_ns();
+    struct audit *audit = begin_audit(calibration);
     uint8_t *bytes = NULL;
     size_t n_bytes = 0;
     int r;
@@ -84,6 +100,7 @@ static void train(struct session_calibration *calibration, struct session_calibr
     result->n_tokens = dpq_trainer_tokens(calibration->trainer);
     r = dpq_trainer_run(calibration->trainer, progress, calibration, &bytes, &n_bytes, &fault);
     result->train_seconds = (double)(session_now_ns() - began_ns) / 1e9;
+    audit_free(audit);
     if (r == DPQ_E_CANCELLED) {
         session_error_set(&result->error, SESSION_CANCELLED, "CANCELLED",
                           "the calibration was cancelled");

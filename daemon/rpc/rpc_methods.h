@@ -29,6 +29,8 @@ void rpc_refine(struct rpc_call *call, const void *message);
 void rpc_install(struct rpc_call *call, const void *message);
 void rpc_list(struct rpc_call *call, const void *message);
 void rpc_get(struct rpc_call *call, const void *message);
+void rpc_audit(struct rpc_call *call, const void *message);
+void rpc_audit_deinit(void *state);
 
 /* Monitor */
 void rpc_watch(struct rpc_call *call, const void *message);

@@ -29,6 +29,7 @@ METHODS = {  # a request, and what its answer shows; "!" before a reason: the ca
     "deltapq.v1.Profiles/Install": ({"data": "AAAA", "totalBytes": 3}, "!PROFILE_CORRUPT"),
     "deltapq.v1.Profiles/List": ({}, "profiles"),
     "deltapq.v1.Profiles/Get": ({"profileId": "PROFILE", "maxBytes": 8}, "totalBytes"),
+    "deltapq.v1.Profiles/Audit": ({"profileId": "PROFILE", "maxRows": 1}, "summary"),
     "deltapq.v1.Monitor/GetStatus": ({}, "daemonVersion"),
     "deltapq.v1.Monitor/Watch": ({"queue": 16}, "incarnation"),
     "grpc.health.v1.Health/Check": ({}, "SERVING"),

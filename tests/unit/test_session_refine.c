@@ -114,6 +114,10 @@ static void test_a_new_profile(void **state)
     assert_memory_equal(before, after, (size_t)1024 * ROW_BYTES);
     append_new(f, 9000, 1024); /* no more are taken */
     assert_int_equal(info_of(f, op.calibration_id).n_tokens, 2048);
+    op = refine(f, 1, 2048); /* of the old profile, again: not of sequences with the new one */
+    memcpy(f->profile_id, info.result.profile_id, sizeof(f->profile_id));
+    append_new(f, 20000, 1024);
+    assert_int_equal(info_of(f, op.calibration_id).n_tokens, 0);
     free(before);
     free(after);
 }

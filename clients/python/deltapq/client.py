@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 
 from . import calibration
+from .audit import Audit
 from .errors import DeltaPQError
 from .library import Library
 from .local import LocalReader
@@ -369,6 +370,15 @@ class Client:
         """How far a calibration is: state, n_tokens, progress, profile_id, error."""
         return self._call(self._profiles.GetCalibration, profiles.GetCalibrationRequest(
             calibration_id=calibration_id))
+
+    def audit(self, profile_id: bytes) -> Audit:
+        """What calibration found for each stream, and why it chose what it did; print() gives a table."""
+        rows, reply = [], None
+        while reply is None or (reply.rows and len(rows) < reply.n_all_rows):
+            reply = self._call(self._profiles.Audit, profiles.AuditRequest(
+                profile_id=profile_id, first_row=len(rows)))
+            rows += reply.rows
+        return Audit(rows, reply.summary)
 
     def refine(self, profile_id: bytes, *, sample_rate: float = 0.1, budget_tokens: int = 16384) -> int:
         """Have a new profile learned from a share of what this tenant appends from now on; the id for
