@@ -44,7 +44,7 @@ static void half_row(const int8_t *words, size_t d, const half *scale, float gai
 static DECL_KERN_DECODE_HALF(decode_half_fp16)
 {
     size_t d = panel->n_subspaces * panel->dsub;
-    half scale[2][KERN_MAX_DIM] = { { 0 } };
+    half scale[2][KERN_MAX_DIM] KERN_ALIGNED = { { 0 } };
     struct panel_words w;
 
     if (panel->leak || !fit(panel->intra.scale, panel->n_subspaces) ||

@@ -13,14 +13,15 @@
 
 /* A tree's parents by candidate, with what ranks them: see set_ranks() of kern_avx2.c. */
 struct loop_book {
-    int16_t wide[KERN_WORDS][KERN_MAX_DIM] __attribute__((aligned(64))); /* 16 * word */
-    int32_t rank[KERN_WORDS][KERN_MAX_SUBSPACES] __attribute__((aligned(64)));
-    float scale[KERN_MAX_DIM], factor[KERN_MAX_DIM]; /* factor: 16 / scale */
+    int16_t wide[KERN_WORDS][KERN_MAX_DIM] KERN_ALIGNED; /* 16 * word */
+    int32_t rank[KERN_WORDS][KERN_MAX_SUBSPACES] KERN_ALIGNED;
+    float scale[KERN_MAX_DIM] KERN_ALIGNED;
+    float factor[KERN_MAX_DIM] KERN_ALIGNED; /* 16 / scale */
 };
 
 struct loop_left {
-    int16_t q[KERN_TOKENS][KERN_MAX_DIM] __attribute__((aligned(64)));
-    uint8_t code[KERN_TOKENS][KERN_MAX_SUBSPACES] __attribute__((aligned(64)));
+    int16_t q[KERN_TOKENS][KERN_MAX_DIM] KERN_ALIGNED;
+    uint8_t code[KERN_TOKENS][KERN_MAX_SUBSPACES] KERN_ALIGNED;
 };
 
 struct kern_loop_steps {
@@ -129,9 +130,9 @@ KERN_INLINE void search_loop_by(struct kern_loop_steps steps, const struct kern_
                                 float *ret_base)
 {
     size_t d = l->n_subspaces * dsub;
-    float leak[KERN_MAX_DIM], residual[KERN_MAX_DIM], from[KERN_MAX_DIM];
-    float zero[KERN_MAX_DIM] = { 0 };
-    int16_t wide[KERN_MAX_DIM] __attribute__((aligned(64)));
+    float leak[KERN_MAX_DIM] KERN_ALIGNED, residual[KERN_MAX_DIM] KERN_ALIGNED;
+    float from[KERN_MAX_DIM] KERN_ALIGNED, zero[KERN_MAX_DIM] = { 0 };
+    int16_t wide[KERN_MAX_DIM] KERN_ALIGNED;
     struct kern_mask mask = { { 0 } };
     struct loop_book books[2];
     struct loop_left left;

@@ -20,6 +20,9 @@
 
 #define KERN_INLINE static inline __attribute__((always_inline))
 
+/* Of a cache line: registers of 64 bytes that straddle two lines cost twice. */
+#define KERN_ALIGNED __attribute__((aligned(KERN_LINE)))
+
 /* A mean square of 2^e * (1 + m/2^23) has the code 4 e + 161 plus the number of the mantissas of
  * 2^(1/8), 2^(3/8), 2^(5/8), 2^(7/8) that m reaches. No logarithm, and the same on every machine.
  * 0 at least, 256 at most: a NaN's mantissa is not ours to choose.
@@ -142,9 +145,9 @@ KERN_INLINE void look_up_token(const uint8_t *base, const uint8_t *fine, size_t 
 /* A panel's scales and words, each token's by its tree: those of the tree that most tokens take are
  * looked up together, the others one by one. */
 struct panel_words {
-    float scale[2][KERN_MAX_DIM]; /* [1] is the delta tree's */
-    int8_t base[KERN_TOKENS * KERN_MAX_DIM];
-    int8_t fine[KERN_TOKENS * KERN_MAX_DIM];
+    float scale[2][KERN_MAX_DIM] KERN_ALIGNED; /* [1] is the delta tree's */
+    int8_t base[KERN_TOKENS * KERN_MAX_DIM] KERN_ALIGNED;
+    int8_t fine[KERN_TOKENS * KERN_MAX_DIM] KERN_ALIGNED;
 };
 
 KERN_INLINE void look_up_panel(struct kern_look_up look_up, const struct kern_panel *p, bool fine,
@@ -198,7 +201,8 @@ KERN_INLINE void decode_rows_by(struct kern_look_up look_up, const struct kern_p
                                 float *ret_base, float *ret_fine)
 {
     size_t d = p->n_subspaces * p->dsub;
-    float leak[KERN_MAX_DIM], from[KERN_MAX_DIM], state[2][KERN_MAX_DIM] = { 0 };
+    float leak[KERN_MAX_DIM] KERN_ALIGNED, from[KERN_MAX_DIM] KERN_ALIGNED;
+    float state[2][KERN_MAX_DIM] KERN_ALIGNED = { 0 };
     const float *before = state[1];
     struct panel_words w;
 
@@ -236,7 +240,8 @@ KERN_INLINE void decode_half_by(struct kern_look_up look_up, struct kern_halves 
                                 bool cold)
 {
     size_t d = p->n_subspaces * p->dsub;
-    float leak[KERN_MAX_DIM], from[KERN_MAX_DIM], state[KERN_MAX_DIM] = { 0 };
+    float leak[KERN_MAX_DIM] KERN_ALIGNED, from[KERN_MAX_DIM] KERN_ALIGNED;
+    float state[KERN_MAX_DIM] KERN_ALIGNED = { 0 };
     struct panel_words w;
 
     panel_words_set(&w, look_up, p, !p->fine || p->leak);
