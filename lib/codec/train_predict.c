@@ -1,8 +1,12 @@
 /*
  * Predictors in depth: ridge regression with an intercept, on what was reconstructed (theory 3.2)
  *
- *   p = W refs + b,  minimising  sum |x - p|^2 + lambda |W|^2,  lambda = 1e-3 x the mean square of
- *   an input, summed over the samples; b is not penalised: inputs are centred
+ *   p = W refs + b,  minimising  sum |x - p|^2 + lambda |W|^2; b is not penalised: inputs are
+ * centred
+ *
+ * lambda is a share of the mean square of an input, summed over the samples: 1e-3, and the square
+ * of inputs / samples. On 32k tokens of a small model the latter is nothing; with more inputs than
+ * samples it keeps a predictor from learning its samples by heart.
  *
  * The Gram matrix of a stage's references is shared by its heads and by both sorts of predictor:
  * depth-head solves a part of it. A K stage has the first two of three blocks of references, and
@@ -96,7 +100,7 @@ static size_t list_columns(const struct train_run *run, struct columns all, uint
 /* The centred Gram matrix of n columns, with its ridge, factorised. */
 static int factorise(const struct train_run *run, const size_t *column, size_t n, double *ret_a)
 {
-    double n_valid = (double)run->plan.n_valid[0], trace = 0;
+    double n_valid = (double)run->plan.n_valid[0], trace = 0, scarcity = (double)n / n_valid;
     size_t ld = 3 * run->width;
     int size = (int)n, info;
 
@@ -107,7 +111,7 @@ static int factorise(const struct train_run *run, const size_t *column, size_t n
     for (size_t i = 0; i < n; i++)
         trace += ret_a[i * n + i];
     for (size_t i = 0; i < n; i++)
-        ret_a[i * n + i] += RIDGE * trace / (double)n + 1e-30;
+        ret_a[i * n + i] += (RIDGE + scarcity * scarcity) * trace / (double)n + 1e-30;
     dpotrf_("L", &size, ret_a, &size, &info, 1);
     return info ? error_origin(-EDOM) : 0; /* a ridge makes it definite, if samples are finite */
 }
