@@ -334,6 +334,25 @@ def test_python_goes_on_by_itself(api, stubs, proxy):
     assert got.profile_id == want.profile_id and got.n_tokens == 8 * 1024
 
 
+def test_progress_comes_back(api, stubs, proxy, numbers):
+    """After the connection broke the client listens again, to whatever goes on under its label."""
+    deltapq = pytest.importorskip("deltapq")
+    seen = []
+
+    def trained():
+        stubs.profiles.Calibrate(calibrate_requests(api, [numbers], label="comes back"))
+        return seen
+
+    with deltapq.Client(proxy.path, staging_bytes=0) as client:
+        stop = client._watch_progress("comes back", lambda *done: seen.append(done))
+        wait_until(trained, timeout=60)
+        proxy.cut()
+        seen.clear()
+        wait_until(trained, timeout=60)
+        stop()
+    assert {total for _, total in seen} == {N_LAYERS * 2 * N_HEADS}
+
+
 def test_python_says_what_it_can_not_do(daemon, numbers):
     deltapq = pytest.importorskip("deltapq")
     shape = deltapq.Geometry(N_LAYERS, N_HEADS, HEAD_DIM)

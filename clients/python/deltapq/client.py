@@ -387,9 +387,10 @@ class Client:
             profile_id=profile_id, sample_rate=sample_rate, budget_tokens=budget_tokens)).calibration_id
 
     def _watch_progress(self, label, progress):
-        watcher = self.watch(from_now=True)
+        """Until what this returns is called; again after the connection broke."""
+        stopped, watchers = threading.Event(), [self.watch(from_now=True)]
 
-        def run():
+        def listen(watcher):
             try:
                 for event in watcher:
                     p = event.calibration_progress
@@ -397,12 +398,19 @@ class Client:
                         progress(p.done, p.total)
             except DeltaPQError:
                 pass  # progress is a courtesy
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
+
+        def run():
+            while not stopped.is_set():
+                listen(watchers[-1])
+                if not stopped.wait(calibration.RETRY_SECONDS):
+                    watchers.append(self.watch(from_now=True))
 
         def stop():
-            watcher.cancel()
+            stopped.set()
+            watchers[-1].cancel()
             thread.join(5)
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
         return stop
 
     # --- monitor --------------------------------------------------------------------------------
