@@ -1,7 +1,6 @@
 #include "lib/store/index.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "lib/base/error.h"
@@ -14,7 +13,7 @@ int index_init(struct index *index, union slot_entry *entries, uint64_t n_max)
     while (n / 4 * 3 < n_max)
         n *= 2;
     index->entries = entries;
-    index->cells = calloc(n, sizeof(*index->cells));
+    index->cells = map_zeroed(n * sizeof(*index->cells));
     if (!index->cells)
         return error_origin(-ENOMEM);
     index->mask = n - 1;
@@ -23,7 +22,7 @@ int index_init(struct index *index, union slot_entry *entries, uint64_t n_max)
 
 void index_deinit(struct index *index)
 {
-    free(index->cells);
+    map_zeroed_free(index->cells, (index->mask + 1) * sizeof(*index->cells));
     index->cells = NULL;
 }
 

@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -30,6 +31,7 @@
 #endif
 
 enum {
+    MUCH_BYTES = 8 << 20, /* from here on huge pages are worth it */
     PAGE_BYTES = 4096,
     SIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW,
     TMPFS = 0x01021994, /* f_type; of memfds as well */
@@ -242,6 +244,27 @@ int map_open_file(int dir_fd, const char *name, struct map *ret_map)
     if (r)
         close(fd);
     return r;
+}
+
+void *map_zeroed(uint64_t n_bytes)
+{
+    void *bytes;
+
+    if (n_bytes < MUCH_BYTES)
+        return calloc(1, n_bytes);
+    bytes = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (bytes == MAP_FAILED)
+        return NULL;
+    madvise(bytes, n_bytes, MADV_HUGEPAGE);
+    return bytes;
+}
+
+void map_zeroed_free(void *bytes, uint64_t n_bytes)
+{
+    if (n_bytes < MUCH_BYTES)
+        free(bytes);
+    else if (bytes)
+        munmap(bytes, n_bytes);
 }
 
 /* --- read-only -------------------------------------------------------------------------------- */

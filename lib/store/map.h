@@ -80,5 +80,12 @@ void map_close(struct map *map);
 int map_open(int fd, int seals, bool writable, const void **ret_bytes,
              uint64_t *ret_n_bytes) _must_check_;
 
+/**
+ * map_zeroed() - private zeroed memory, in huge pages where it is much and the kernel has some
+ * A start that touches all of it has fewer pages to wait for. NULL: there is none.
+ */
+void *map_zeroed(uint64_t n_bytes) _must_check_;
+void map_zeroed_free(void *bytes, uint64_t n_bytes); /* NULL is fine */
+
 /** map_open_arena() - read-only, of either kind; a file can be resized by the daemon's user only */
 int map_open_arena(int fd, const void **ret_bytes, uint64_t *ret_n_bytes) _must_check_;

@@ -61,7 +61,7 @@ static int make_private(struct store *s)
     r = extent_map_init(&s->extents, (uint32_t)arena_n_pages(&s->arena));
     if (r)
         return error_fold(r);
-    s->entries = calloc(h->n_slots, sizeof(*s->entries));
+    s->entries = map_zeroed(h->n_slots * sizeof(*s->entries));
     s->free_slots = malloc(h->n_slots * sizeof(*s->free_slots));
     if (!s->entries || !s->free_slots)
         return error_origin(-ENOMEM);
@@ -190,7 +190,7 @@ struct store *store_free(struct store *store)
         store->arena.header.clean = 1;
         arena_write_header(&store->arena);
     }
-    free(store->entries);
+    map_zeroed_free(store->entries, store->arena.header.n_slots * sizeof(*store->entries));
     free(store->free_slots);
     index_deinit(&store->index);
     extent_map_deinit(&store->extents);

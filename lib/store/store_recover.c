@@ -1,10 +1,10 @@
 /*
  * From the slot table of an earlier process to everything that is private
  *
- *     judge    each line by itself: half-written and damaged ones are freed
+ *     judge    each line by itself: half-written and damaged ones are freed; base objects are tiles
  *     strips   of two lines over one extent the longer is kept, of two versions the later
  *     claim    every extent once; if two lines want the same page, neither is believed
- *     build    tiles from base objects, then their fine ones; tails, records, graves
+ *     build    tiles get their fine objects; tails, records, graves
  *
  * Freeing is the only thing that is written, by the same protocol as ever, so that this may be
  * killed and repeated. A crash leaves half-written slots, orphans and pairs; anything else that is
@@ -24,9 +24,20 @@
 struct found {
     uint32_t slot;
     uint32_t first_page, n_pages;
-    uint8_t kind;
+    uint8_t kind; /* 0: freed meanwhile */
     bool buried;
+    uint8_t depth; /* of a tile in its chain, N_DEPTHS - 1 at most */
 };
+
+enum {
+    N_DEPTHS = 256,
+    AHEAD = 12, /* so many cells of the index, or entries, are on their way from memory */
+};
+
+static bool is_tile(const struct found *f)
+{
+    return f->kind == DPQ_SLOT_BASE && !f->buried;
+}
 
 struct recovery {
     struct store *store;
@@ -40,7 +51,59 @@ static struct arena_line copy_line(const struct recovery *r, uint32_t slot)
     return r->store->arena.lines[slot];
 }
 
+/* Slots that were freed leave the list; the others keep their order. */
+static void free_found(struct recovery *r, struct found *f, uint64_t *count)
+{
+    union slot_entry *entry = &r->store->entries[f->slot];
+
+    if (is_tile(f) && entry->tile.role == ENTRY_TILE) {
+        index_remove(&r->store->index, &entry->tile);
+        entry->tile.role = ENTRY_NONE;
+    }
+    arena_release(&r->store->arena, f->slot);
+    f->kind = 0;
+    ++*count;
+}
+
+static void sweep(struct recovery *r)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < r->n_found; i++)
+        if (r->found[i].kind)
+            r->found[n++] = r->found[i];
+    r->n_found = n;
+}
+
 /* --- judge ------------------------------------------------------------------------------------ */
+
+/* While its line is at hand. It is in the index a few lines later. */
+static void make_tile(struct recovery *r, uint32_t slot, const struct arena_line *line)
+{
+    struct store *s = r->store;
+    struct tile *t = &s->entries[slot].tile;
+
+    *t = (struct tile){ .flags = TILE_UNCHECKED,
+                        .store = s,
+                        .base = { slot, line->first_page, pages_of(line->n_bytes), line->n_bytes },
+                        .fine = PLACE_NULL,
+                        .lease_until_ns = s->grace_until_ns,
+                        .n_numbers = line->n_numbers,
+                        .older = SLOT_NIL,
+                        .newer = SLOT_NIL };
+    memcpy(t->key, line->key, sizeof(t->key));
+    index_prefetch(&s->index, t->key);
+}
+
+static void add_tile(struct recovery *r, struct found *f)
+{
+    struct tile *t = &r->store->entries[f->slot].tile;
+
+    if (index_add(&r->store->index, t))
+        t->role = ENTRY_TILE;
+    else
+        free_found(r, f, &r->counts->n_damaged); /* two of one key */
+}
 
 static void judge(struct recovery *r, uint32_t slot)
 {
@@ -69,25 +132,29 @@ static void judge(struct recovery *r, uint32_t slot)
         .n_pages = pages_of(line_room_bytes(&line)),
         .kind = line.kind,
         .buried = (word & 3) == SLOT_BURIED,
+        .depth = (uint8_t)(line.first_index / DPQ_TILE_TOKENS < N_DEPTHS
+                               ? line.first_index / DPQ_TILE_TOKENS
+                               : N_DEPTHS - 1),
     };
+    if (is_tile(&r->found[r->n_found - 1]))
+        make_tile(r, slot, &line);
 }
 
-/* Slots that were freed leave the list; the others keep their order. */
-static void free_found(struct recovery *r, struct found *f, uint64_t *count)
+/* Each tile is added when its cell has had time to come. */
+static void judge_all(struct recovery *r)
 {
-    arena_release(&r->store->arena, f->slot);
-    f->kind = 0;
-    ++*count;
-}
+    uint32_t n_added = 0;
 
-static void sweep(struct recovery *r)
-{
-    uint32_t n = 0;
-
-    for (uint32_t i = 0; i < r->n_found; i++)
-        if (r->found[i].kind)
-            r->found[n++] = r->found[i];
-    r->n_found = n;
+    for (uint64_t slot = 0; slot < r->store->arena.header.n_slots; slot++) {
+        judge(r, (uint32_t)slot);
+        for (; n_added + AHEAD < r->n_found; n_added++)
+            if (is_tile(&r->found[n_added]))
+                add_tile(r, &r->found[n_added]);
+    }
+    for (; n_added < r->n_found; n_added++)
+        if (is_tile(&r->found[n_added]))
+            add_tile(r, &r->found[n_added]);
+    sweep(r);
 }
 
 /* --- strips ----------------------------------------------------------------------------------- */
@@ -215,30 +282,6 @@ static struct place place_of(const struct found *f, const struct arena_line *lin
     return (struct place){ f->slot, f->first_page, f->n_pages, line->n_bytes };
 }
 
-static void add_base(struct recovery *r, struct found *f)
-{
-    struct store *s = r->store;
-    struct arena_line line = copy_line(r, f->slot);
-    struct tile *t = &s->entries[f->slot].tile;
-
-    *t = (struct tile){ .role = ENTRY_TILE,
-                        .flags = TILE_UNCHECKED,
-                        .store = s,
-                        .base = place_of(f, &line),
-                        .fine = PLACE_NULL,
-                        .lease_until_ns = s->grace_until_ns,
-                        .n_numbers = line.n_numbers,
-                        .older = SLOT_NIL,
-                        .newer = SLOT_NIL };
-    memcpy(t->key, line.key, sizeof(t->key));
-    if (!index_add(&s->index, t)) {
-        t->role = ENTRY_NONE;
-        drop(r, f, &r->counts->n_damaged);
-        return;
-    }
-    r->counts->n_tiles++;
-}
-
 static void add_fine(struct recovery *r, struct found *f)
 {
     struct arena_line line = copy_line(r, f->slot);
@@ -271,8 +314,6 @@ static int add_strip(struct recovery *r, const struct found *f)
     return tail_recover(r->store, &line, f->slot);
 }
 
-enum { AHEAD = 12 }; /* as many cells of the index are on their way from memory */
-
 static int build(struct recovery *r)
 {
     int e = 0;
@@ -280,13 +321,9 @@ static int build(struct recovery *r)
     for (uint32_t i = 0; i < r->n_found && !e; i++) {
         struct found *f = &r->found[i];
 
-        if (i + AHEAD < r->n_found)
-            index_prefetch(&r->store->index, r->store->arena.lines[f[AHEAD].slot].key);
         if (f->buried)
             add_grave(r, f);
-        else if (f->kind == DPQ_SLOT_BASE)
-            add_base(r, f);
-        else if (f->kind != DPQ_SLOT_FINE)
+        else if (f->kind == DPQ_SLOT_TAIL || f->kind == SLOT_KIND_RECORD)
             e = add_strip(r, f);
     }
     for (uint32_t i = 0; i < r->n_found && !e; i++)
@@ -297,51 +334,60 @@ static int build(struct recovery *r)
 
 /* --- the unreferenced, and the free ----------------------------------------------------------- */
 
-enum { N_DEPTHS = 256 };
-
-static uint32_t depth_of(const struct store *s, uint32_t slot)
+/* Tiles' slots, those far from a beginning first: sorted by counting. Return: how many */
+static uint32_t sort_by_depth(const struct recovery *r, uint32_t *ret_slots)
 {
-    uint64_t depth = s->arena.lines[slot].first_index / DPQ_TILE_TOKENS;
+    uint32_t at[N_DEPTHS + 1] = { 0 }, n = 0;
 
-    return depth < N_DEPTHS ? (uint32_t)depth : N_DEPTHS - 1;
+    for (uint32_t i = 0; i < r->n_found; i++)
+        at[N_DEPTHS - 1 - r->found[i].depth] += is_tile(&r->found[i]);
+    for (uint32_t depth = 0; depth <= N_DEPTHS; depth++) {
+        uint32_t first = n;
+
+        n += at[depth];
+        at[depth] = first;
+    }
+    for (uint32_t i = 0; i < r->n_found; i++)
+        if (is_tile(&r->found[i]))
+            ret_slots[at[N_DEPTHS - 1 - r->found[i].depth]++] = r->found[i].slot;
+    return n;
 }
 
-/* By depth, through the tiles' own links: a list for each, then one behind the other. */
-static void list_tiles(struct recovery *r)
+static int list_tiles(struct recovery *r)
 {
     struct store *s = r->store;
-    uint32_t heads[N_DEPTHS];
+    uint32_t *slots = malloc((r->n_found + 1) * sizeof(*slots)), n;
 
-    memset(heads, 0xff, sizeof(heads)); /* SLOT_NIL */
-    for (uint32_t i = 0; i < r->n_found; i++) {
-        const struct found *f = &r->found[i];
-        uint32_t *head;
+    if (!slots)
+        return error_origin(-ENOMEM);
+    n = sort_by_depth(r, slots);
+    r->counts->n_tiles = n;
+    for (uint32_t i = 0; i < n; i++) {
+        struct tile *t = &s->entries[slots[i]].tile;
 
-        if (f->kind != DPQ_SLOT_BASE || f->buried)
-            continue;
-        head = &heads[depth_of(s, f->slot)];
-        s->entries[f->slot].tile.newer = *head;
-        *head = f->slot;
+        if (i + AHEAD < n)
+            __builtin_prefetch(&s->entries[slots[i + AHEAD]], 1);
+        t->older = i ? slots[i - 1] : SLOT_NIL;
+        t->newer = i + 1 < n ? slots[i + 1] : SLOT_NIL;
+        s->n_unreferenced_pages += t->base.n_pages + t->fine.n_pages;
+        tile_count(s, t);
     }
-    for (uint32_t depth = N_DEPTHS; depth-- > 0;) {
-        for (uint32_t slot = heads[depth], next; slot != SLOT_NIL; slot = next) {
-            struct tile *t = &s->entries[slot].tile;
-
-            next = t->newer;
-            tile_list_append(t);
-            tile_count(s, t);
-        }
-    }
+    s->oldest = n ? slots[0] : SLOT_NIL;
+    s->newest = n ? slots[n - 1] : SLOT_NIL;
+    free(slots);
+    return 0;
 }
 
-/* Slot 0 on top. */
-static void list_free_slots(struct store *s)
+/* Slot 0 on top. What was found, and is left, is in the order of slots. */
+static void list_free_slots(struct recovery *r)
 {
-    for (uint64_t slot = s->arena.header.n_slots; slot-- > 0;) {
-        uint64_t word = atomic_load_explicit(&s->arena.lines[slot].word, memory_order_relaxed);
+    uint32_t n = r->n_found;
 
-        if ((word & 3) == SLOT_FREE)
-            space_give_slot(s, (uint32_t)slot);
+    for (uint64_t slot = r->store->arena.header.n_slots; slot-- > 0;) {
+        if (n && r->found[n - 1].slot == slot)
+            n--;
+        else
+            space_give_slot(r->store, (uint32_t)slot);
     }
 }
 
@@ -350,8 +396,7 @@ static int recover(struct recovery *r)
     struct store *s = r->store;
     int e;
 
-    for (uint64_t slot = 0; slot < s->arena.header.n_slots; slot++)
-        judge(r, (uint32_t)slot);
+    judge_all(r);
     e = settle_strips(r);
     if (e)
         return error_fold(e);
@@ -360,8 +405,11 @@ static int recover(struct recovery *r)
     if (e)
         return error_fold(e);
     extent_settle(&s->extents);
-    list_tiles(r);
-    list_free_slots(s);
+    e = list_tiles(r);
+    if (e)
+        return error_fold(e);
+    sweep(r); /* orphans */
+    list_free_slots(r);
     r->counts->n_retired = s->n_retired_slots;
     return 0;
 }
