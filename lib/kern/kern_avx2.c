@@ -386,6 +386,76 @@ KERN_TAKE_AND_GIVE(f32)
 KERN_TAKE_AND_GIVE(f16)
 KERN_TAKE_AND_GIVE(bf16)
 
+/* The usual case stays in registers: every coordinate turns, with the one half a row further on. */
+static inline bool turns_by_halves(const struct kern_turn *turn, size_t d)
+{
+    return turn->n_pairs && !turn->interleaved && 2 * turn->n_pairs == d && d % 16 == 0;
+}
+
+static inline __m256 load_halves(const char *from)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
+}
+
+static DECL_KERN_TAKE(take_f16_avx2)
+{
+    size_t n_pairs = turn->n_pairs;
+
+    if (!turns_by_halves(turn, d)) {
+        take_f16(rows, stride, n, d, turn, mean, ret_x);
+        return;
+    }
+    for (size_t t = 0; t < n; t++) {
+        const char *row = (const char *)rows + (ptrdiff_t)t * stride;
+
+        if (t + AHEAD < n)
+            kern_prefetch_row(row + AHEAD * stride, d, false);
+        for (size_t i = 0; i < n_pairs; i += 8) {
+            __m256 u = load_halves(row + 2 * i), v = load_halves(row + 2 * (n_pairs + i));
+            __m256 c = _mm256_loadu_ps(turn->cosine + t * n_pairs + i);
+            __m256 s = _mm256_loadu_ps(turn->sine + t * n_pairs + i);
+            __m256 a = _mm256_sub_ps(_mm256_mul_ps(u, c), _mm256_mul_ps(v, s));
+            __m256 b = _mm256_add_ps(_mm256_mul_ps(v, c), _mm256_mul_ps(u, s));
+
+            _mm256_storeu_ps(ret_x + t * d + i, _mm256_sub_ps(a, _mm256_loadu_ps(mean + i)));
+            _mm256_storeu_ps(ret_x + t * d + n_pairs + i,
+                             _mm256_sub_ps(b, _mm256_loadu_ps(mean + n_pairs + i)));
+        }
+    }
+}
+
+static inline void put_halves(__m256 y, char *to)
+{
+    _mm_storeu_si128((__m128i *)to,
+                     _mm256_cvtps_ph(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+static DECL_KERN_GIVE(give_f16_avx2)
+{
+    size_t n_pairs = turn->n_pairs;
+
+    if (!turns_by_halves(turn, d)) {
+        give_f16(x, n, d, turn, ret_rows, stride);
+        return;
+    }
+    for (size_t t = 0; t < n; t++) {
+        char *row = (char *)ret_rows + (ptrdiff_t)t * stride;
+
+        if (t + AHEAD < n)
+            kern_prefetch_row(row + AHEAD * stride, d, true);
+        for (size_t i = 0; i < n_pairs; i += 8) {
+            __m256 u = _mm256_loadu_ps(x + t * d + i);
+            __m256 v = _mm256_loadu_ps(x + t * d + n_pairs + i);
+            __m256 c = _mm256_loadu_ps(turn->cosine + t * n_pairs + i);
+            __m256 s = _mm256_loadu_ps(turn->sine + t * n_pairs + i);
+
+            put_halves(_mm256_sub_ps(_mm256_mul_ps(u, c), _mm256_mul_ps(v, s)), row + 2 * i);
+            put_halves(_mm256_add_ps(_mm256_mul_ps(v, c), _mm256_mul_ps(u, s)),
+                       row + 2 * (n_pairs + i));
+        }
+    }
+}
+
 void kern_init_avx2(struct kern *k)
 {
     *k = (struct kern){
@@ -400,7 +470,7 @@ void kern_init_avx2(struct kern *k)
         .pack = pack_avx2,
         .unpack = unpack_avx2,
         .decode = decode_avx2,
-        .take = { take_f32, take_f16, take_bf16 },
-        .give = { give_f32, give_f16, give_bf16 },
+        .take = { take_f32, take_f16_avx2, take_bf16 },
+        .give = { give_f32, give_f16_avx2, give_bf16 },
     };
 }

@@ -343,16 +343,21 @@ static void test_search_loop(void **state)
 struct turn {
     struct kern_turn turn;
     float cosine[5 * 33], sine[5 * 33];
+    size_t d; /* of the rows that it is for: they may end where the turn does, or further on */
 };
 
 static void turn_fill(struct turn *t, struct rng *r, size_t n)
 {
-    t->turn = (struct kern_turn){ .interleaved = rng_below(r, 2),
-                                  .n_pairs = rng_below(r, 33),
-                                  .cosine = t->cosine,
-                                  .sine = t->sine };
+    t->turn =
+        (struct kern_turn){ .interleaved = rng_below(r, 2),
+                            .n_pairs = rng_below(r, 2) ? 8 * rng_below(r, 5) : rng_below(r, 33),
+                            .cosine = t->cosine,
+                            .sine = t->sine };
     fill_floats(r, t->cosine, n * t->turn.n_pairs, false);
     fill_floats(r, t->sine, n * t->turn.n_pairs, false);
+    t->d = 2 * t->turn.n_pairs;
+    if (!t->d || rng_below(r, 2))
+        t->d += 1 + rng_below(r, 9);
 }
 
 /* take and give are what they are said to be made of */
@@ -364,7 +369,7 @@ static void check_take(const struct pair *p, struct rng *r)
         size_t d, stride;
 
         turn_fill(&t, r, n);
-        d = 2 * t.turn.n_pairs + 1 + rng_below(r, 9);
+        d = t.d;
         stride = d * size + rng_below(r, 9);
 
         struct box rows = box_new(n * stride, 1 + rng_below(r, 7));
@@ -400,7 +405,7 @@ static void check_give(const struct pair *p, struct rng *r)
         struct turn t;
 
         turn_fill(&t, r, n);
-        d = 2 * t.turn.n_pairs + 1 + rng_below(r, 9);
+        d = t.d;
         stride = d * size + rng_below(r, 9);
 
         struct box a = box_new(n * stride, 3), b = box_new(n * stride, 3);
