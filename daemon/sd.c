@@ -1,18 +1,18 @@
 #include "daemon/sd.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
+
+#include "daemon/log.h"
 
 #if HAVE_SYSTEMD
 
 #include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <systemd/sd-daemon.h>
-
-#include "daemon/log.h"
 
 enum { BARRIER_US = 5000000 };
 
@@ -172,9 +172,15 @@ void sd_status(const char *status)
 
 void sd_close_kept(struct sd_sockets *sockets)
 {
-    for (size_t i = 0; i < sockets->n_kept; i++)
-        if (sockets->kept[i].fd >= 0)
-            close(sockets->kept[i].fd);
+    for (size_t i = 0; i < sockets->n_kept; i++) {
+        if (sockets->kept[i].fd < 0)
+            continue;
+        if (!strncmp(sockets->kept[i].name, "arena-", 6))
+            log_warning("the service manager keeps %s, which this configuration has no use for: it "
+                        "takes memory until the service is stopped",
+                        sockets->kept[i].name);
+        close(sockets->kept[i].fd);
+    }
     free(sockets->kept);
     sockets->kept = NULL;
     sockets->n_kept = 0;

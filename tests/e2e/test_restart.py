@@ -457,6 +457,25 @@ def test_another_size(kept, api, text):
         assert stubs.kv.Attach(api.AttachRequest(protocol=1)).arena_bytes == 32 << 20
 
 
+def test_arena_without_use():
+    """What the manager keeps and nobody asks for is said, and kept on."""
+    with Kept("manager") as kept:
+        kept.start()
+        kept.daemon.stop()
+        with open(kept.daemon.config, encoding="utf-8") as file:
+            config = file.read()
+        with open(kept.daemon.config, "w", encoding="utf-8") as file:
+            file.write(config.replace("[daemon]\n", f"[daemon]\narena_dir = {kept.arena_dir}\n"))
+        kept.start()
+        assert "the service manager keeps arena-test, which this configuration has no use for" in \
+            kept.daemon.log()
+        kept.daemon.stop()
+        with open(kept.daemon.config, "w", encoding="utf-8") as file:
+            file.write(config)
+        kept.start()
+        assert "took over an arena" in kept.daemon.log()
+
+
 def test_another_version():
     """An arena of a version that this daemon does not know is kept, byte for byte."""
     with Kept("files") as kept:
