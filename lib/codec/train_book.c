@@ -102,7 +102,7 @@ static void seed_words(const struct samples *s, struct rng *rng, float *distance
                        float words[WORDS][MAX_DSUB])
 {
     size_t step = s->n > N_SEED_SAMPLES ? s->n / N_SEED_SAMPLES : 1;
-    size_t n = step > 1 ? N_SEED_SAMPLES : s->n;
+    size_t n = s->n > N_SEED_SAMPLES ? N_SEED_SAMPLES : s->n;
     float trial[N_SEED_SAMPLES];
     double total;
 

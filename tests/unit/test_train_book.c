@@ -101,6 +101,35 @@ static void test_book_against_theory(void **state)
     free(fresh);
 }
 
+/* Around the number of samples that k-means++ looks at, and that parents settle on. */
+static void test_numbers_of_samples(void **state)
+{
+    enum { N = 9000 };
+    static const size_t SIZES[] = { 2047, 2048, 2049, 3000, 4095, 4096, 4097, 8191, N };
+    struct train_book_scratch scratch;
+    struct rng r = rng_seed(5), seed = rng_seed(6);
+    float *x = malloc(2 * N * sizeof(float));
+    struct train_book b;
+
+    (void)state;
+    for (size_t i = 0; i < 2 * N; i++)
+        x[i] = (float)toy_normal(&r);
+    assert_int_equal(train_book_scratch_init(&scratch, N), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(SIZES); i++) {
+        double n = (double)SIZES[i];
+        uint32_t counted = 0;
+
+        train_book_learn(x, N, SIZES[i], 2, 12, true, &seed, &scratch, &b);
+        for (int w = 0; w < 16; w++)
+            counted += b.n_base[w];
+        assert_int_equal(counted, SIZES[i]);
+        assert_true(b.base_error / n / 2 < .115 && b.base_error / n / 2 > .095);
+        assert_true(b.fine_error / n / 2 < .0085);
+    }
+    train_book_scratch_deinit(&scratch);
+    free(x);
+}
+
 /* No samples, one value only, and four dimensions: no division by nothing, and a usable book. */
 static void test_poor_books(void **state)
 {
@@ -131,6 +160,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dealing_balances),
         cmocka_unit_test(test_book_against_theory),
+        cmocka_unit_test(test_numbers_of_samples),
         cmocka_unit_test(test_poor_books),
     };
 
