@@ -286,6 +286,14 @@ def test_interval_is_of_pairs():
     assert figures.interval(a, b) == pytest.approx((2, 2))
 
 
+def test_ratios_are_of_the_same_windows():
+    a, b = series("a", 0.2), series("b", 0.1)
+    a.windows = {"docs": a.windows["docs"][:1], "code": a.windows["code"]}  # .9 a, and .9 and 1.1 a
+    b.windows["docs"][1].kl *= 50
+    assert figures.ratio(a, b) == pytest.approx(2)
+    assert b.like(a).n_windows == 3
+
+
 def test_report_and_picture(tmp_path):
     everything = [series("q4_0", 0.1, 4.5, rate=""), series("n", 0.0105, **of("none")),
                   series("n", 0.15, 2.13, rate="compact", **of("none"))]
@@ -293,7 +301,7 @@ def test_report_and_picture(tmp_path):
     generated = [{"codec": "q4_0", "true_bits": 4.5, "n_prompt": 9, **generation.agreement(
         np.array([[1, 2, 3], [1, 2, 3]]), np.array([[1, 2, 3], [1, 0, 3]]))}]
     assert (generated[0]["prefix"], generated[0]["share"], generated[0]["whole"]) == (2.0, 0.8333, 1)
-    about = {"model": "m", "transformers": "0", "windows": 6, "calibrate": 3}
+    about = {"model": "m", "transformers": "0", "windows": 6, "calibrate": 3, "command": "c"}
     report.write(tmp_path, about, records, gate.rows(everything), generated)
     text = (tmp_path / "quality.md").read_text()
     assert "| **n**, quality | on the fly | 4.130 (4.200) |" in text and "| 2.0 of 3 |" in text

@@ -2,7 +2,7 @@
 """Quality against true bits on the real model: ours and other codecs on the same windows.
 
 usage: python tests/bench/quality [--setups FILE] [--only NAME]... [--profile NAME=FILE[:RATE,RATE]]...
-                                  [--windows N] [--threads N] [--device NAME] [--no-peers] [--gate] [--generate]
+                                  [--windows N] [--ours N] [--threads N] [--device NAME] [--no-peers] [--gate] [--generate]
                                   [--write]
        (environment: DELTAPQ_LIBRARY)
 
@@ -10,6 +10,7 @@ usage: python tests/bench/quality [--setups FILE] [--only NAME]... [--profile NA
 --only NAME     of these, those named; may be repeated
 --profile …     a profile file to judge besides, on the rates given (quality, compact)
 --windows N     N windows a genre instead of all eight
+--ours N        N windows a genre for ours, of those; its ratios are to q4_0's on as many
 --threads N     of PyTorch, 2; fewer lose less to others on a busy machine
 --device NAME   where the model runs, cpu; the codec of ours is on the CPU always
 --no-peers      of the others, q4_0 alone
@@ -22,6 +23,7 @@ Verdicts are kept under .cache/quality: what was stopped goes on where it was.""
 import argparse
 import json
 import pathlib
+import shlex
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -50,6 +52,7 @@ def arguments():
     options.add_argument("--only", action="append")
     options.add_argument("--profile", action="append", default=[])
     options.add_argument("--windows", type=int)
+    options.add_argument("--ours", type=int)
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--device", default="cpu")
     for flag in ("--no-peers", "--gate", "--generate", "--write"):
@@ -104,7 +107,8 @@ def peers_of(smol, few: bool):
 def about() -> dict:
     import transformers
     return {"model": demo_model.NAME, "transformers": transformers.__version__,
-            "windows": "", "calibrate": len(windows.read(LIST, "calibrate"))}
+            "command": "python tests/bench/quality " + " ".join(map(shlex.quote, sys.argv[1:])),
+            "calibrate": len(windows.read(LIST, "calibrate"))}
 
 
 def main() -> int:
@@ -114,9 +118,10 @@ def main() -> int:
     chosen = windows.read(LIST, "evaluate", args.windows)
     opened = open_all(smol, setups_of(args))
     others = peers_of(smol, args.no_peers)
-    jobs = [*bench.peer_jobs(smol, others),
-            *(job for setup, judged in opened for job in bench.our_jobs(smol, judged, setup))]
-    series = bench.judge_all(smol, jobs, chosen)
+    series = bench.judge_all(smol, list(bench.peer_jobs(smol, others)), chosen)
+    for setup, judged in opened:
+        few = windows.read(LIST, "evaluate", min(args.ours or 8, args.windows or 8))
+        series += bench.judge_all(smol, list(bench.our_jobs(smol, judged, setup)), few)
     base = next(s for s in series if s.name == "q4_0")
     records = [report.record(s, base) for s in series]
     print(report.aligned(report.table(records)))
@@ -124,7 +129,7 @@ def main() -> int:
     generated = []
     if args.generate:
         from quality import generation
-        generated = generation.compare(smol, others, opened)
+        generated = generation.compare(smol, [p for p in others if p.name in generation.PEERS], opened)
         print("\n" + report.aligned(report.generation_table(generated)))
     if rows:
         print("\n" + report.aligned(report.gate_table(rows)))

@@ -51,6 +51,10 @@ class Series:
     def n_windows(self) -> int:
         return sum(len(v) for v in self.windows.values())
 
+    def like(self, other: "Series") -> "Series":
+        """On the windows that other was judged on: of its genres, as many."""
+        return dataclasses.replace(self, windows={g: self.windows[g][:len(v)] for g, v in other.windows.items()})
+
     def restricted(self, genres) -> "Series":
         return dataclasses.replace(self, windows={g: v for g, v in self.windows.items() if g in genres})
 
@@ -75,5 +79,5 @@ def interval(series: Series, base: Series | None = None):
 
 
 def ratio(series: Series, base: Series) -> float:
-    """KL / KL of base on the genres of series."""
-    return series.kl / base.restricted(series.windows).kl
+    """KL / KL of base on the windows of series."""
+    return series.kl / base.like(series).kl

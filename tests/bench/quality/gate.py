@@ -96,7 +96,7 @@ def _missing(title, limit, **more):
 
 def _against(base, s, title, limit, **more):
     return Row(title, limit, s.true_bits, s.kl, figures.ratio(s, base),
-               figures.interval(s, base.restricted(s.windows)), **more)
+               figures.interval(s, base.like(s)), **more)
 
 
 def _compare(top, under, title, limit, **more):

@@ -17,6 +17,7 @@ from quality import bench, fly, verdicts
 from kvdump import LIST, torch, windows
 from onthefly import TILE
 
+PEERS = ("q8_0", "q4_0")
 N_PROMPTS, N_PROMPT, N_TOKENS = 20, 3 * TILE + 96, 64  # the fourth tile fills up halfway
 
 

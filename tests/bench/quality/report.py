@@ -11,7 +11,7 @@ GENRES = ["docs", "prose", "code"]
 def record(series, base) -> dict:
     """All that the table says about a series, and each genre of it."""
     by_genre = {g: series.genre(g) for g in series.windows}
-    span = figures.interval(series, base.restricted(series.windows))
+    span = figures.interval(series, base.like(series))
     return {"codec": series.name, "rate": series.rate, "cache": series.way, "windows": series.n_windows,
             "reference": series.setup.get("options", {}).get("reference", "none") if series.setup else "",
             "true_bits": round(series.true_bits, 4), "true_bits_1024": round(series.true_bits_window, 4),
@@ -29,17 +29,19 @@ def _span(interval) -> str:
 
 
 def table(records) -> list[str]:
-    exact = next((r["genres"] for r in records if len(r["genres"]) == len(GENRES)), {})
-    raw = " / ".join(f"{exact[g]['perplexity_exact']:.2f}" for g in GENRES if g in exact)
-    lines = [f"| codec | cache | true bits (1,024 tokens) | perplexity docs / prose / code (exact: {raw}) "
-             "| mean KL | of q4_0's, 95 % | KL 99.9 % | top-1 |", "|---|---|---|---|---|---|---|---|"]
+    lines = ["| codec | cache | true bits (1,024 tokens) | perplexity docs / prose / code (exact) "
+             "| windows | mean KL | of q4_0's on these, 95 % | KL 99.9 % | top-1 |", "|---|---|---|---|---|---|---|---|---|"]
     for r in records:
         name = f"**{r['codec']}**, {r['rate']}" if r["rate"] else r["codec"]
-        ppl = " / ".join(f"{r['genres'][g]['perplexity']:.2f}" if g in r["genres"] else "–" for g in GENRES)
+        ppl = " / ".join(_perplexity(r["genres"].get(g)) for g in GENRES)
         lines.append(f"| {name} | {r['cache']} | {r['true_bits']:.3f} ({r['true_bits_1024']:.3f}) | {ppl} | "
-                     f"{r['mean_kl']:.4f} | {r['kl_of_q4_0']:.3f}{_span(r['kl_of_q4_0_interval'])} | "
+                     f"{r['windows']} | {r['mean_kl']:.4f} | {r['kl_of_q4_0']:.3f}{_span(r['kl_of_q4_0_interval'])} | "
                      f"{r['kl_999']:.3f} | {r['top1']:.4f} |")
     return lines
+
+
+def _perplexity(v) -> str:
+    return f"{v['perplexity']:.2f} ({v['perplexity_exact']:.2f})" if v else "–"
 
 
 def _cell(x, form) -> str:
@@ -75,8 +77,8 @@ def aligned(lines) -> str:
 
 ABOUT = """# Quality against true bits
 
-{model}, fp32 on the CPU, transformers {transformers}. {windows} windows of 1,024 tokens
-(`tests/data/windows.txt`); what is learned is learned from {calibrate} other windows of the same three genres.
+{model}, fp32, transformers {transformers}. Up to {windows} windows of 1,024 tokens
+(`tests/data/windows.txt`), as many as a row says; what is learned is learned from {calibrate} other windows of the same three genres.
 Every token is coded but the first four. KL in nats, of the exact next-token distribution from the other: mean over
 the tokens of a genre, then plain mean over genres; the interval is bootstrapped over windows, in pairs with q4_0.
 
@@ -89,7 +91,7 @@ tokens. An arena rounds each extent up to whole pages on top of that. Of the oth
 q8_0 and q4_0 code keys after RoPE, as llama.cpp does; hadamard-N is a Hadamard rotation, a norm per vector and N-bit
 levels of Lloyd and Max; pq is 256 words for two coordinates, no rotation.
 
-Made by `python tests/bench/quality --gate --generate --write`.
+Made by `{command}`.
 """
 
 
