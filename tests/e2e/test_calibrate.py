@@ -107,6 +107,8 @@ def test_bad_metrics(api, stubs):
     refused(api, "INVALID_ARGUMENT", "STEP", stubs.profiles.Calibrate, iter([metric(api)]))
 
 
+@pytest.mark.skipif("ASAN_OPTIONS" in os.environ or "TSAN_OPTIONS" in os.environ,
+                    reason="a sanitizer keeps what was freed")
 def test_samples_do_not_stay_in_memory(api, make_daemon):
     """32 MiB of them: held in a file without a name."""
     daemon = make_daemon()
