@@ -9,6 +9,8 @@ import numpy
 import pytest
 from rpc import HEAD_DIM, N_HEADS, N_LAYERS, calibrate_requests, random_numbers, refused
 
+pytestmark = pytest.mark.slow  # trainings
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 N_STREAMS = N_LAYERS * 2 * N_HEADS
 

@@ -16,6 +16,8 @@ from frame import wait_until
 from rpc import (HEAD_DIM, N_HEADS, N_LAYERS, Refusal, Stubs, calibrate_requests, geometry, open_channel,
                  random_numbers, refused, tensor_of)
 
+pytestmark = pytest.mark.slow  # trainings
+
 _ids = itertools.count(int(time.time() * 1000) << 16)
 
 

@@ -5,6 +5,8 @@ import pytest
 from frame import wait_until
 from rpc import Stubs, append_request, open_channel, random_numbers, refused
 
+pytestmark = pytest.mark.slow  # trainings
+
 
 @pytest.fixture(scope="module")
 def refining(api, make_daemon):

@@ -7,6 +7,8 @@ import pytest
 pytest.importorskip("grpc")
 deltapq = pytest.importorskip("deltapq")
 
+pytestmark = pytest.mark.slow  # trainings
+
 LAYERS, HEADS, DIM, ROTARY = 2, 8, 128, 64
 GEOMETRY = deltapq.Geometry(LAYERS, HEADS, DIM, n_q_heads=32, rope_pairing="interleaved", rotary_dim=ROTARY)
 RANDOM = np.random.default_rng(77)
