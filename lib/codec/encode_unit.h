@@ -7,8 +7,9 @@
  *        -> nearest parent, nearest child of it -> panels -> what the decoder will make of them
  *        -> the hard bound
  *
- *   encode_unit.c      the order of things; gains and panels where tokens do not depend on each
- * other encode_temporal.c  gains and panels where each token is predicted from the one before
+ *   encode_layer.c     the streams of a layer, in coding order
+ *   encode_unit.c      one of them; gains and panels where tokens do not depend on each other
+ *   encode_temporal.c  gains and panels where each token is predicted from the one before
  *   encode_bound.c     which tokens have to be stored raw, and as what
  */
 
@@ -55,6 +56,28 @@ uint32_t encode_sink_run(const struct dpq_codec *codec, const uint8_t *values, s
  * base reconstruction is kept in codec, as the decoder will.
  */
 void encode_unit(struct dpq_codec *codec, const struct encode_input *in, struct encode_unit *unit);
+
+/* One layer of a tile, and what its owner does with each stream. */
+struct encode_layer {
+    uint32_t layer, rate, dtype;
+    const uint8_t *rows; /* of this layer: [kind][head][dim] of token 0; token t: + t * row_bytes */
+    size_t row_bytes;
+    bool starts_sequence; /* the tile's first tokens may be sinks */
+    void *user;
+    /* say where unit's panels go: base_panel, and fine_panel if has_fine */
+    void (*place)(void *user, bool has_fine, struct encode_unit *unit);
+    /* the unit has been encoded */
+    void (*take)(void *user, const struct encode_input *in, const struct encode_unit *unit);
+};
+
+/** encode_layer() - K, then V, head by head; codec's "below" is then what the next layer needs */
+void encode_layer(struct dpq_codec *codec, const struct encode_layer *layer);
+
+/** encode_keeps_fine() - does a stream have a fine plane at this rate? */
+static inline bool encode_keeps_fine(const struct profile_stream *stream, uint32_t rate)
+{
+    return stream->fine_rates >> rate & 1;
+}
 
 /**
  * encode_centred() - the same from vectors less their mean in codec->x, and for a depth reference

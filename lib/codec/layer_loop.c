@@ -53,57 +53,47 @@ int dpq_layer_loop_new(const struct dpq_codec *codec, uint64_t first_position, u
     return 0;
 }
 
-static void deliver(struct dpq_codec *c, const struct encode_input *in, const struct encode_unit *u,
-                    const struct dpq_tensor *to, void *memory)
+/* A layer on its way to whoever asked for it. */
+struct delivery {
+    struct dpq_layer_loop *loop;
+    struct dpq_codec *codec;
+    const struct dpq_tensor *tensor;
+    void *memory;
+};
+
+static void place(void *user, bool has_fine, struct encode_unit *u)
 {
+    struct delivery *d = user;
+
+    u->base_panel = d->loop->base_panel;
+    u->fine_panel = has_fine ? d->loop->fine_panel : NULL;
+}
+
+static void deliver(void *user, const struct encode_input *in, const struct encode_unit *u)
+{
+    const struct delivery *d = user;
+    struct dpq_codec *c = d->codec;
     const struct dpq_geometry *g = &c->profile->geometry;
+    const struct dpq_tensor *to = d->tensor;
     int64_t at =
         (int64_t)to->offset + u->loop.kind * to->stride_kind + u->loop.head * to->stride_head;
     uint8_t row[DPQ_MAX_HEAD_DIM * sizeof(float)];
     float value[DPQ_MAX_HEAD_DIM];
 
-    loop_reconstruct(c, &u->loop, u->fine_panel ? c->y_fine : c->y_base);
+    if (u->fine_panel || !in->keeps_base) /* else it is there already */
+        loop_reconstruct(c, &u->loop, u->fine_panel ? c->y_fine : c->y_base);
     if (u->loop.kind == DPQ_K)
         rope_apply(&c->kern, g, &c->rope, c->x, KERN_TOKENS);
-    c->kern.store[to->dtype](c->x, KERN_TOKENS, g->head_dim, (char *)memory + at, to->stride_token);
+    c->kern.store[to->dtype](c->x, KERN_TOKENS, g->head_dim, (char *)d->memory + at,
+                             to->stride_token);
     for (uint32_t type = 0; type < N_RAW_TYPES; type++)
         for (uint32_t t = 0; t < KERN_TOKENS; t++) {
             if (!encode_has_token(u->raw[type], t))
                 continue;
             encode_raw_row(&c->kern, in->rows + t * in->row_bytes, in->dtype, g->head_dim,
                            (enum raw_type)type, row, value);
-            rows_put(g, value, DPQ_F32, to, memory, 0, u->loop.kind, u->loop.head, t);
+            rows_put(g, value, DPQ_F32, to, d->memory, 0, u->loop.kind, u->loop.head, t);
         }
-}
-
-static void code_layer(struct dpq_layer_loop *loop, struct dpq_codec *c, const uint8_t *rows,
-                       uint32_t dtype, const struct dpq_tensor *to, void *memory)
-{
-    const struct dpq_geometry *g = &c->profile->geometry;
-    size_t head_bytes = g->head_dim * dpq_dtype_bytes(dtype);
-    struct encode_unit u = { .loop.layer = loop->layer, .base_panel = loop->base_panel };
-    struct encode_input in = {
-        .row_bytes = 2 * g->n_kv_heads * head_bytes,
-        .dtype = dtype,
-        .group_log2 = c->profile->group_log2,
-        .keeps_base = c->below,
-    };
-
-    if (!loop->first_index)
-        in.n_sink = encode_sink_run(c, rows + g->n_kv_heads * head_bytes, in.row_bytes, dtype);
-
-    for (u.loop.kind = 0; u.loop.kind < 2; u.loop.kind++)
-        for (u.loop.head = 0; u.loop.head < g->n_kv_heads; u.loop.head++) {
-            u.loop.index = dpq_stream_index(g, loop->layer, u.loop.kind, u.loop.head);
-            u.loop.stream = &c->profile->streams[u.loop.index];
-            u.loop.reference = u.loop.stream->reference;
-            u.fine_panel = u.loop.stream->fine_rates >> loop->rate & 1 ? loop->fine_panel : NULL;
-            in.rows = rows + (u.loop.kind * g->n_kv_heads + u.loop.head) * head_bytes;
-            encode_unit(c, &in, &u);
-            deliver(c, &in, &u, to, memory);
-        }
-    if (c->below)
-        loop_next_layer(c);
 }
 
 /* The codec's own "below" makes room for the loop's while a layer is coded. */
@@ -123,6 +113,16 @@ int dpq_layer_loop_next(struct dpq_layer_loop *loop, struct dpq_codec *codec,
                         const struct dpq_tensor *to, void *to_memory, struct dpq_fault *ret_fault)
 {
     struct dpq_geometry one = codec->profile->geometry;
+    struct delivery delivery = { loop, codec, to, to_memory };
+    struct encode_layer layer = {
+        .layer = loop->layer,
+        .rate = loop->rate,
+        .dtype = from->dtype,
+        .starts_sequence = !loop->first_index,
+        .user = &delivery,
+        .place = place,
+        .take = deliver,
+    };
     uint8_t *rows;
     int r;
 
@@ -130,7 +130,8 @@ int dpq_layer_loop_next(struct dpq_layer_loop *loop, struct dpq_codec *codec,
         return fault_set(ret_fault, DPQ_E_INVALID, "layer %u: the profile has %u", loop->layer,
                          one.n_layers);
     one.n_layers = 1;
-    rows = malloc(dpq_row_bytes(&one, from->dtype) * KERN_TOKENS);
+    layer.row_bytes = dpq_row_bytes(&one, from->dtype);
+    layer.rows = rows = malloc(layer.row_bytes * KERN_TOKENS);
     if (!rows)
         return error_origin(-ENOMEM);
     r = dpq_rows_gather(&one, from, from_memory, KERN_TOKENS, rows, ret_fault);
@@ -142,7 +143,7 @@ int dpq_layer_loop_next(struct dpq_layer_loop *loop, struct dpq_codec *codec,
     }
     codec_rope(codec, loop->first_position);
     swap_below(loop, codec);
-    code_layer(loop, codec, rows, from->dtype, to, to_memory);
+    encode_layer(codec, &layer);
     swap_below(loop, codec);
     loop->layer++;
     free(rows);

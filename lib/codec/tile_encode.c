@@ -29,18 +29,12 @@ struct encoder {
     const uint8_t *rows;
     size_t row_bytes, head_bytes;
     uint32_t dtype, rate;
-    bool keeps_base;
     struct note *notes; /* [n_streams] */
     uint8_t *base, *fine;
     uint32_t line, fine_line; /* the next stream's */
     struct tile_base_header header;
     struct tile_fine_header fine_header;
 };
-
-static bool keeps_fine(const struct encoder *e, uint32_t stream)
-{
-    return e->profile->streams[stream].fine_rates >> e->rate & 1;
-}
 
 /* Offsets of all that is known beforehand. */
 static void lay_out(struct encoder *e)
@@ -52,7 +46,7 @@ static void lay_out(struct encoder *e)
 
     for (uint32_t i = 0; i < n; i++) {
         h->n_panel_lines += d / p->streams[i].dsub;
-        if (keeps_fine(e, i))
+        if (encode_keeps_fine(&p->streams[i], e->rate))
             f->n_panel_lines += d / p->streams[i].dsub;
     }
     h->directory_offset = sizeof(*h);
@@ -71,9 +65,20 @@ static void note_kinds(const struct loop_unit *u, uint32_t group_log2, struct no
     }
 }
 
-/* What encode_unit() said, to the tile's directory, gains and notes. */
-static void take(struct encoder *e, const struct encode_input *in, const struct encode_unit *u)
+static void place(void *user, bool has_fine, struct encode_unit *u)
 {
+    struct encoder *e = user;
+
+    u->base_panel = e->base + e->header.panels_offset + (size_t)e->line * KERN_LINE;
+    u->fine_panel = NULL;
+    if (has_fine)
+        u->fine_panel = e->fine + e->fine_header.panels_offset + (size_t)e->fine_line * KERN_LINE;
+}
+
+/* What encode_unit() said, to the tile's directory, gains and notes. */
+static void take(void *user, const struct encode_input *in, const struct encode_unit *u)
+{
+    struct encoder *e = user;
     uint32_t i = u->loop.index, n_lines = e->header.head_dim / u->loop.stream->dsub;
     uint32_t panel = u->fine_panel ? e->fine_line : TILE_NO_PANEL;
     struct note *note = &e->notes[i];
@@ -98,36 +103,24 @@ static void take(struct encoder *e, const struct encode_input *in, const struct 
     e->fine_line += u->fine_panel ? n_lines : 0;
 }
 
-static void encode_layer(struct encoder *e, uint32_t layer)
+static void encode_all(struct encoder *e, bool starts_sequence)
 {
     const struct dpq_geometry *g = &e->profile->geometry;
-    struct encode_unit u = { .loop.layer = layer };
-    struct encode_input in = {
-        .row_bytes = e->row_bytes,
+    struct encode_layer layer = {
+        .rate = e->rate,
         .dtype = e->dtype,
-        .group_log2 = e->profile->group_log2,
-        .keeps_base = e->keeps_base,
+        .rows = e->rows,
+        .row_bytes = e->row_bytes,
+        .starts_sequence = starts_sequence,
+        .user = e,
+        .place = place,
+        .take = take,
     };
-    size_t values = dpq_stream_index(g, layer, DPQ_V, 0) * e->head_bytes;
 
-    if (!e->header.first_index)
-        in.n_sink = encode_sink_run(e->codec, e->rows + values, e->row_bytes, e->dtype);
-
-    for (u.loop.kind = 0; u.loop.kind < 2; u.loop.kind++)
-        for (u.loop.head = 0; u.loop.head < g->n_kv_heads; u.loop.head++) {
-            u.loop.index = dpq_stream_index(g, layer, u.loop.kind, u.loop.head);
-            u.loop.stream = &e->profile->streams[u.loop.index];
-            u.loop.reference = u.loop.stream->reference;
-            in.rows = e->rows + u.loop.index * e->head_bytes;
-            u.base_panel = e->base + e->header.panels_offset + (size_t)e->line * KERN_LINE;
-            u.fine_panel = keeps_fine(e, u.loop.index) ? e->fine + e->fine_header.panels_offset +
-                                                             (size_t)e->fine_line * KERN_LINE
-                                                       : NULL;
-            encode_unit(e->codec, &in, &u);
-            take(e, &in, &u);
-        }
-    if (e->keeps_base)
-        loop_next_layer(e->codec);
+    for (; layer.layer < g->n_layers; layer.layer++) {
+        encode_layer(e->codec, &layer);
+        layer.rows += 2 * g->n_kv_heads * e->head_bytes;
+    }
 }
 
 static uint64_t n_raw_bytes(const struct encoder *e, uint32_t stream, uint32_t type)
@@ -272,7 +265,6 @@ int dpq_tile_encode(struct dpq_codec *codec, const void *rows, uint32_t dtype,
         .head_bytes = g->head_dim * dpq_dtype_bytes(dtype),
         .dtype = dtype,
         .rate = rate,
-        .keeps_base = codec->below,
     };
     int r;
 
@@ -284,8 +276,7 @@ int dpq_tile_encode(struct dpq_codec *codec, const void *rows, uint32_t dtype,
     if (r)
         return error_fold(r);
     codec_rope(codec, first_position);
-    for (uint32_t layer = 0; layer < g->n_layers; layer++)
-        encode_layer(&e, layer);
+    encode_all(&e, !first_index);
     r = append_notes(&e);
     if (r)
         return error_fold(r);

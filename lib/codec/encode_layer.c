@@ -1,0 +1,31 @@
+#include "lib/codec/encode_unit.h"
+
+void encode_layer(struct dpq_codec *codec, const struct encode_layer *layer)
+{
+    const struct dpq_geometry *g = &codec->profile->geometry;
+    size_t head_bytes = g->head_dim * dpq_dtype_bytes(layer->dtype);
+    struct encode_unit u = { .loop.layer = layer->layer };
+    struct encode_input in = {
+        .rows = layer->rows,
+        .row_bytes = layer->row_bytes,
+        .dtype = layer->dtype,
+        .group_log2 = codec->profile->group_log2,
+        .keeps_base = codec->below,
+    };
+
+    if (layer->starts_sequence)
+        in.n_sink = encode_sink_run(codec, layer->rows + g->n_kv_heads * head_bytes,
+                                    layer->row_bytes, layer->dtype);
+    for (u.loop.kind = 0; u.loop.kind < 2; u.loop.kind++)
+        for (u.loop.head = 0; u.loop.head < g->n_kv_heads; u.loop.head++) {
+            u.loop.index = dpq_stream_index(g, layer->layer, u.loop.kind, u.loop.head);
+            u.loop.stream = &codec->profile->streams[u.loop.index];
+            u.loop.reference = u.loop.stream->reference;
+            layer->place(layer->user, encode_keeps_fine(u.loop.stream, layer->rate), &u);
+            encode_unit(codec, &in, &u);
+            layer->take(layer->user, &in, &u);
+            in.rows += head_bytes;
+        }
+    if (codec->below)
+        loop_next_layer(codec);
+}
