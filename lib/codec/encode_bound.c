@@ -79,18 +79,14 @@ static double coded_error(const struct dpq_codec *c, const struct encode_unit *u
                           const float *x, const float *value)
 {
     const struct dpq_geometry *g = &c->profile->geometry;
-    struct rope_table at = c->rope;
-    size_t skip = (size_t)t * (g->rotary_dim / 2);
+    struct rope_table at = rope_table_from(&c->rope, g, t);
     float e[DPQ_MAX_HEAD_DIM];
     double sum = 0;
 
     for (uint32_t i = 0; i < g->head_dim; i++)
         e[i] = x[i] - value[i];
-    if (u->loop.kind == DPQ_K && at.cosine) {
-        at.inverse_cosine += skip;
-        at.inverse_sine += skip;
+    if (u->loop.kind == DPQ_K)
         rope_undo(&c->kern, g, &at, e, 1);
-    }
     for (uint32_t i = 0; i < g->head_dim; i++) {
         double y = 0;
 

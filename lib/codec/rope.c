@@ -51,6 +51,17 @@ void rope_table_fill(struct rope_table *table, const struct dpq_geometry *geomet
         }
 }
 
+struct rope_table rope_table_from(const struct rope_table *table,
+                                  const struct dpq_geometry *geometry, size_t first)
+{
+    size_t skip = first * (geometry->rotary_dim / 2);
+
+    if (!table->cosine)
+        return (struct rope_table){ 0 };
+    return (struct rope_table){ table->cosine + skip, table->sine + skip,
+                                table->inverse_cosine + skip, table->inverse_sine + skip };
+}
+
 void rope_apply(const struct kern *k, const struct dpq_geometry *geometry,
                 const struct rope_table *table, float *x, size_t n_tokens)
 {

@@ -26,6 +26,10 @@ void rope_table_free(struct rope_table *table);
 void rope_table_fill(struct rope_table *table, const struct dpq_geometry *geometry,
                      uint64_t first_position, size_t n_tokens);
 
+/** rope_table_from() - the same table from token `first` on; borrows */
+struct rope_table rope_table_from(const struct rope_table *table,
+                                  const struct dpq_geometry *geometry, size_t first);
+
 /** rope_apply() - turn token-major rows in place; does nothing without a rotation */
 void rope_apply(const struct kern *k, const struct dpq_geometry *geometry,
                 const struct rope_table *table, float *x, size_t n_tokens);

@@ -111,19 +111,14 @@ static void assign_rows(struct train_plan *plan)
 static void fill_rope(struct train_plan *plan)
 {
     const struct dpq_geometry *g = &plan->trainer->geometry;
-    struct rope_table at = plan->rope;
+    size_t first = 0;
 
-    if (!at.cosine)
-        return;
     for (size_t c = 0; c < plan->trainer->n_chunks; c++) {
         const struct train_chunk *chunk = &plan->trainer->chunks[c];
-        size_t n = (size_t)chunk->n_tokens * (g->rotary_dim / 2);
+        struct rope_table at = rope_table_from(&plan->rope, g, first);
 
         rope_table_fill(&at, g, chunk->first_position, chunk->n_tokens);
-        at.cosine += n;
-        at.sine += n;
-        at.inverse_cosine += n;
-        at.inverse_sine += n;
+        first += chunk->n_tokens;
     }
 }
 
@@ -156,20 +151,6 @@ void train_plan_deinit(struct train_plan *plan)
     *plan = (struct train_plan){ 0 };
 }
 
-static void turn_back(const struct train_plan *plan, const struct kern *kern, size_t token,
-                      float *x, size_t n)
-{
-    const struct dpq_geometry *g = &plan->trainer->geometry;
-    struct rope_table at = plan->rope;
-    size_t skip = token * (g->rotary_dim / 2);
-
-    if (!at.cosine)
-        return;
-    at.inverse_cosine += skip;
-    at.inverse_sine += skip;
-    rope_undo(kern, g, &at, x, n);
-}
-
 static size_t first_token(const struct train_plan *plan, size_t chunk)
 {
     size_t n = 0;
@@ -200,9 +181,11 @@ int train_gather(const struct train_plan *plan, const struct kern *kern, size_t 
             size_t n = c->n_tokens - t < KERN_TOKENS ? c->n_tokens - t : KERN_TOKENS;
             const uint8_t *from = rows + (kind * g->n_kv_heads + head) * head_bytes + t * stride;
 
+            struct rope_table rope = rope_table_from(&plan->rope, g, first + t);
+
             kern->load[c->dtype](from, (ptrdiff_t)stride, n, d, block);
             if (kind == DPQ_K)
-                turn_back(plan, kern, first + t, block, n);
+                rope_undo(kern, g, &rope, block, n);
             for (size_t i = 0; i < n; i++) {
                 size_t row = row_of(plan, first + t + i);
 
