@@ -77,12 +77,12 @@ void loop_predict_depth(struct dpq_codec *codec, const struct loop_unit *u)
     bool all_heads = s->reference == REFERENCE_DEPTH;
     int width = (int)(g->n_kv_heads * g->head_dim), n = (int)g->head_dim;
     int n_columns = all_heads ? width : n;
-    uint32_t first = u->layer ? 0 : 2, last = u->kind == DPQ_V ? 3 : 2;
+    struct profile_below vectors = profile_below(u->layer, u->kind);
     const float *w = s->weight;
 
     for (uint32_t t = 0; t < KERN_TOKENS; t++)
         memcpy(codec->p + (size_t)t * g->head_dim, s->bias, g->head_dim * sizeof(float));
-    for (uint32_t which = first; which < last; which++, w += n_columns)
+    for (uint32_t which = vectors.first; which < vectors.end; which++, w += n_columns)
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, KERN_TOKENS, n, n_columns, 1,
                     below(codec, which) + (all_heads ? 0 : u->head * g->head_dim), width, w,
                     (int)s->n_inputs, 1, codec->p, n);

@@ -43,7 +43,8 @@ struct dpq_profile *dpq_profile_free(struct dpq_profile *profile)
 uint32_t profile_n_inputs(const struct dpq_geometry *g, uint32_t reference, uint32_t layer,
                           uint32_t kind)
 {
-    uint32_t n_vectors = (layer ? 2 : 0) + (kind == DPQ_V ? 1 : 0);
+    struct profile_below below = profile_below(layer, kind);
+    uint32_t n_vectors = below.end - below.first;
 
     if (reference == REFERENCE_DEPTH_HEAD)
         return n_vectors * g->head_dim;

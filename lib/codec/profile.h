@@ -85,6 +85,16 @@ static inline uint32_t dpq_n_streams(const struct dpq_geometry *g)
     return g->n_layers * 2 * g->n_kv_heads;
 }
 
+/* Vectors that a depth predictor sees: first … end - 1 of K, V of the layer below, K of its own. */
+struct profile_below {
+    uint32_t first, end; /* equal: none */
+};
+
+static inline struct profile_below profile_below(uint32_t layer, uint32_t kind)
+{
+    return (struct profile_below){ layer ? 0 : 2, kind == DPQ_V ? 3 : 2 };
+}
+
 /**
  * profile_n_inputs() - columns of a depth predictor: the vectors below, concatenated in this order
  *

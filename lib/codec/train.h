@@ -187,16 +187,15 @@ void train_deal(const double *eigenvalues, uint32_t d, uint32_t dsub, uint32_t *
 /* What one candidate for a stream's reference came to, on held-out tokens. */
 struct train_measure {
     bool measured;
-    double error;    /* mean |e|^2 of y, base plane */
-    double residual; /* mean |d|^2 of y, closed loop */
+    double error; /* mean |e|^2 of y, base plane */
 };
 
 /* What is learned about a stream; the profile_stream's pointers go into memory of its own. */
 struct train_result {
     struct profile_stream stream;
-    void *memory; /* of stream */
-    double power; /* held-out: mean |y|^2 of x less its mean */
-    double error[N_TREES][N_PLANES], mean_error[N_PLANES];
+    void *memory;                /* of stream */
+    double power;                /* held-out: mean |y|^2 of x less its mean */
+    double mean_error[N_PLANES]; /* held-out: mean |e|^2 of y, whatever the tree */
     struct train_measure measure[N_CANDIDATES];
     enum candidate choice;
 };
@@ -254,6 +253,15 @@ int train_predict(struct train_run *run, uint32_t layer, uint32_t kind, uint32_t
                   struct train_predictor *ret_predictor) _must_check_;
 void train_predictor_free(struct train_predictor *predictor);
 
+/**
+ * train_apply() - add W refs of one head, for n_rows rows
+ * @refs: as of struct train_run, or other numbers laid out like them
+ * @to:   [n_rows][head_dim]
+ */
+void train_apply(const struct train_run *run, uint32_t layer, uint32_t kind, uint32_t head,
+                 uint32_t reference, const struct train_predictor *predictor, const float *refs,
+                 size_t n_rows, float *to);
+
 /* --- train_stream.c ------------------------------------------------------------------------- */
 
 /* One stream in work. */
@@ -296,7 +304,7 @@ size_t train_row_tile(const struct train_stream *s, size_t i);
 
 /* Sums over tokens that were coded. */
 struct train_sums {
-    double error[N_TREES][N_PLANES], residual, power;
+    double error[N_TREES][N_PLANES];
     uint64_t n[N_TREES];
 };
 
@@ -312,9 +320,19 @@ void train_code_tile(const struct train_stream *s, struct train_worker *worker, 
                      bool fine, struct train_sums *sums, float *to, size_t stride,
                      struct encode_unit *ret_unit);
 
-/** train_held_out() - sums over all tiles that were not learned from */
+/** typedef train_visit_fn - a tile has just been coded; codec and unit are as train_code_tile()
+ * says */
+typedef void (*train_visit_fn)(void *user, size_t tile, const struct encode_unit *unit);
+
+/**
+ * train_held_out() - code all tiles that were not learned from, and add up
+ * @visit: may be NULL
+ */
 void train_held_out(const struct train_stream *s, struct train_worker *worker, bool fine,
-                    struct train_sums *ret_sums);
+                    train_visit_fn visit, void *user, struct train_sums *ret_sums);
+
+/** train_power() - held out: sum of |y|^2 of the vectors themselves */
+double train_power(const struct train_stream *s, struct train_worker *worker);
 
 /** train_close_loop() - samples of TREE_DELTA as a temporal stream's running codec meets them */
 void train_close_loop(struct train_stream *s, struct train_worker *worker);
@@ -335,9 +353,9 @@ enum candidate train_choose(const struct train_run *run, const struct train_resu
 
 /* --- train_audit.c -------------------------------------------------------------------------- */
 
-/** train_show() - a candidate's held-out tokens to the audit's hook; its parents are learned */
-int train_show(const struct train_stream *s, struct train_worker *worker,
-               enum candidate candidate) _must_check_;
+/** train_show() - train_held_out(), of which the audit's hook is shown the tokens */
+int train_show(const struct train_stream *s, struct train_worker *worker, enum candidate candidate,
+               struct train_sums *ret_sums) _must_check_;
 
 /** train_finish_audit() - the audit's section; nothing is set without hooks */
 int train_finish_audit(const struct train_run *run, uint8_t **ret_bytes,

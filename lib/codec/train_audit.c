@@ -24,20 +24,19 @@ struct show {
     float loop_gain[DPQ_MAX_HEAD_DIM / 2];
 };
 
-/* The tokens of one tile: y of x itself, then what was coded instead, then what was missed. */
-static void show_tile(struct show *show, size_t tile)
+/* The tokens of a coded tile: y of x itself, then what was coded instead, then what was missed. */
+static void show_tile(void *user, size_t tile, const struct encode_unit *u)
 {
+    struct show *show = user;
     const struct train_stream *s = show->s;
-    struct dpq_codec *c = show->worker->codec;
+    const struct dpq_codec *c = show->worker->codec;
     size_t d = s->run->geometry->head_dim;
     float own[KERN_TOKENS * DPQ_MAX_HEAD_DIM];
-    struct encode_unit u;
 
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, KERN_TOKENS, (int)d, (int)d, 1,
                 s->x + tile * KERN_TOKENS * d, (int)d, s->stream.encode, (int)d, 0, own, (int)d);
-    train_code_tile(s, show->worker, tile, false, NULL, NULL, 0, &u);
     for (size_t t = 0; t < KERN_TOKENS; t++) {
-        bool leaky = s->reference == REFERENCE_TEMPORAL && loop_is_predicted(&u.loop, (uint32_t)t);
+        bool leaky = s->reference == REFERENCE_TEMPORAL && loop_is_predicted(&u->loop, (uint32_t)t);
         size_t to = show->n * d;
 
         if (!s->run->plan.valid[tile * KERN_TOKENS + t])
@@ -60,9 +59,10 @@ static void show_tile(struct show *show, size_t tile)
 static double error_below(const struct train_stream *s)
 {
     const struct dpq_geometry *g = s->run->geometry;
+    struct profile_below below = profile_below(s->layer, s->kind);
     double sum = 0;
 
-    for (uint32_t which = s->layer ? 0 : 2; which < (s->kind == DPQ_V ? 3u : 2u); which++)
+    for (uint32_t which = below.first; which < below.end; which++)
         for (uint32_t head = 0; head < g->n_kv_heads; head++) {
             uint32_t layer = which == 2 ? s->layer : s->layer - 1;
 
@@ -78,21 +78,15 @@ static double fed_back(struct show *show)
 {
     const struct train_stream *s = show->s;
     const struct train_plan *plan = &s->run->plan;
-    size_t d = s->run->geometry->head_dim, width = s->run->width, at = 0;
+    struct train_predictor w = { s->stream.n_inputs, (float *)s->stream.weight, NULL };
+    size_t d = s->run->geometry->head_dim;
     float *p = show->worker->codec->p, *y = show->worker->codec->y;
     double sum = 0;
 
-    for (size_t r = 0; r < plan->n_rows - plan->n_learn; r += KERN_TOKENS, at = 0) {
+    for (size_t r = 0; r < plan->n_rows - plan->n_learn; r += KERN_TOKENS) {
         memset(p, 0, KERN_TOKENS * d * sizeof(float));
-        for (size_t which = s->layer ? 0 : 2; which < (s->kind == DPQ_V ? 3u : 2u); which++) {
-            bool all = s->reference == REFERENCE_DEPTH;
-            const float *e = s->run->ref_errors + r * 3 * width + which * width;
-
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, KERN_TOKENS, (int)d,
-                        (int)(all ? width : d), 1, e + (all ? 0 : s->head * d), (int)(3 * width),
-                        s->stream.weight + at, (int)s->stream.n_inputs, 1, p, (int)d);
-            at += all ? width : d;
-        }
+        train_apply(s->run, s->layer, s->kind, s->head, s->reference, &w,
+                    s->run->ref_errors + r * 3 * s->run->width, KERN_TOKENS, p);
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, KERN_TOKENS, (int)d, (int)d, 1, p,
                     (int)d, s->stream.encode, (int)d, 0, y, (int)d);
         for (size_t i = 0; i < KERN_TOKENS * d; i++)
@@ -122,7 +116,8 @@ static bool set_loop_gain(struct show *show)
     return true;
 }
 
-int train_show(const struct train_stream *s, struct train_worker *worker, enum candidate candidate)
+int train_show(const struct train_stream *s, struct train_worker *worker, enum candidate candidate,
+               struct train_sums *ret_sums)
 {
     const struct train_plan *plan = &s->run->plan;
     const struct dpq_audit_hooks *hooks = &plan->trainer->hooks;
@@ -145,10 +140,10 @@ int train_show(const struct train_stream *s, struct train_worker *worker, enum c
         return error_origin(-ENOMEM);
     if (set_loop_gain(&show))
         view.loop_gain = show.loop_gain;
-    for (size_t tile = plan->n_learn_tiles; tile < plan->n_tiles; tile++)
-        show_tile(&show, tile);
+    train_held_out(s, worker, false, show_tile, &show, ret_sums);
     view.n_tokens = show.n;
-    hooks->measure(hooks->user, &view);
+    if (show.n)
+        hooks->measure(hooks->user, &view);
     free(room);
     return 0;
 }

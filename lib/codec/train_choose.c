@@ -51,19 +51,16 @@ int train_measure_candidate(struct train_run *run, struct train_worker *worker, 
         return error_fold(r);
     s.pure = s.stream.strict = candidate == CANDIDATE_PURE_DELTA;
     r = learn_parents(&s, worker);
-    if (!r) {
-        train_held_out(&s, worker, false, &sums);
-        n = sums.n[TREE_INTRA] + sums.n[TREE_DELTA];
+    if (!r && run->plan.trainer->hooks.measure)
+        r = train_show(&s, worker, candidate, &sums);
+    else if (!r)
+        train_held_out(&s, worker, false, NULL, NULL, &sums);
+    if (!r && (n = sums.n[TREE_INTRA] + sums.n[TREE_DELTA]))
         *ret_measure = (struct train_measure){
-            .measured = n > 0,
-            .error = n ? (sums.error[TREE_INTRA][PLANE_BASE] + sums.error[TREE_DELTA][PLANE_BASE]) /
-                             (double)n
-                       : 0,
-            .residual = n ? sums.residual / (double)n : 0,
+            .measured = true,
+            .error = (sums.error[TREE_INTRA][PLANE_BASE] + sums.error[TREE_DELTA][PLANE_BASE]) /
+                     (double)n,
         };
-        if (n && run->plan.trainer->hooks.measure)
-            r = train_show(&s, worker, candidate);
-    }
     train_stream_deinit(&s);
     free(scrap.memory);
     return r ? error_fold(r) : 0;

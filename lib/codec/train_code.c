@@ -5,12 +5,9 @@
 
 #include "lib/codec/train.h"
 
-static void add_sums(const struct train_stream *s, struct train_worker *w, size_t tile,
-                     const struct encode_unit *u, struct train_sums *sums)
+static void add_sums(const struct train_stream *s, size_t tile, const struct encode_unit *u,
+                     struct train_sums *sums)
 {
-    const struct dpq_codec *c = w->codec;
-    size_t d = s->run->geometry->head_dim;
-
     for (uint32_t t = 0; t < KERN_TOKENS; t++) {
         enum tree_index tree = loop_is_predicted(&u->loop, t) ? TREE_DELTA : TREE_INTRA;
 
@@ -20,14 +17,6 @@ static void add_sums(const struct train_stream *s, struct train_worker *w, size_
         for (int plane = 0; plane < N_PLANES; plane++)
             if (plane == PLANE_BASE || u->fine_panel)
                 sums->error[tree][plane] += (double)u->error[plane][t];
-        for (size_t k = 0; k < d; k++) {
-            double y = (double)c->y[k * KERN_TOKENS + t];
-
-            if (tree == TREE_DELTA && s->reference == REFERENCE_TEMPORAL)
-                y -= (double)((float)s->stream.leak[k / s->dsub] * LOOP_LEAK_UNIT *
-                              c->y_base[k * KERN_TOKENS + t - 1]);
-            sums->residual += y * y;
-        }
     }
 }
 
@@ -48,7 +37,7 @@ void train_code_tile(const struct train_stream *s, struct train_worker *w, size_
         memcpy(c->p, s->p + at, KERN_TOKENS * d * sizeof(float));
     encode_centred(c, s->run->stub.group_log2, u);
     if (sums)
-        add_sums(s, w, tile, u, sums);
+        add_sums(s, tile, u, sums);
     if (!to)
         return;
     loop_reconstruct(c, &u->loop, c->y_base);
@@ -73,16 +62,25 @@ static double power_of(const struct train_stream *s, struct train_worker *w, siz
     return sum;
 }
 
-void train_held_out(const struct train_stream *s, struct train_worker *w, bool fine,
-                    struct train_sums *ret_sums)
+double train_power(const struct train_stream *s, struct train_worker *w)
 {
-    const struct train_plan *plan = &s->run->plan;
+    double sum = 0;
+
+    for (size_t tile = s->run->plan.n_learn_tiles; tile < s->run->plan.n_tiles; tile++)
+        sum += power_of(s, w, tile);
+    return sum;
+}
+
+void train_held_out(const struct train_stream *s, struct train_worker *w, bool fine,
+                    train_visit_fn visit, void *user, struct train_sums *ret_sums)
+{
     struct encode_unit u;
 
     memset(ret_sums, 0, sizeof(*ret_sums));
-    for (size_t tile = plan->n_learn_tiles; tile < plan->n_tiles; tile++) {
+    for (size_t tile = s->run->plan.n_learn_tiles; tile < s->run->plan.n_tiles; tile++) {
         train_code_tile(s, w, tile, fine, ret_sums, NULL, 0, &u);
-        ret_sums->power += power_of(s, w, tile);
+        if (visit)
+            visit(user, tile, &u);
     }
 }
 

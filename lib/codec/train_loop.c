@@ -28,6 +28,15 @@ static void copy_tree(const struct profile_tree *from, const struct profile_size
     memcpy(to->fine, from->fine, n->fine);
 }
 
+/* Held-out error of the base plane, whatever the tree. */
+static double loop_error(const struct train_stream *stream, struct train_worker *w)
+{
+    struct train_sums sums;
+
+    train_held_out(stream, w, false, NULL, NULL, &sums);
+    return sums.error[TREE_DELTA][PLANE_BASE] + sums.error[TREE_INTRA][PLANE_BASE];
+}
+
 static void retrain(struct train_stream *stream, struct train_worker *w, struct saved_tree *best,
                     const struct profile_sizes *n)
 {
@@ -35,11 +44,8 @@ static void retrain(struct train_stream *stream, struct train_worker *w, struct 
     struct profile_tree back = { best->scale, best->base, best->fine };
     struct saved_tree to = { (float *)tree->scale, (int8_t *)tree->base, (int8_t *)tree->fine };
     uint32_t n_subspaces = stream->run->geometry->head_dim / stream->dsub;
-    struct train_sums sums;
-    double least;
+    double least = loop_error(stream, w);
 
-    train_held_out(stream, w, false, &sums);
-    least = sums.error[TREE_DELTA][PLANE_BASE] + sums.error[TREE_INTRA][PLANE_BASE];
     copy_tree(tree, n, best);
     for (int round = 0; round < ROUNDS; round++) {
         double error;
@@ -47,8 +53,7 @@ static void retrain(struct train_stream *stream, struct train_worker *w, struct 
         train_close_loop(stream, w);
         for (uint32_t m = 0; m < n_subspaces; m++)
             train_tree(stream, w, TREE_DELTA, m, true);
-        train_held_out(stream, w, false, &sums);
-        error = sums.error[TREE_DELTA][PLANE_BASE] + sums.error[TREE_INTRA][PLANE_BASE];
+        error = loop_error(stream, w);
         if (error < least) {
             least = error;
             copy_tree(tree, n, best);

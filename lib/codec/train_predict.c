@@ -34,7 +34,9 @@ struct columns {
 
 static struct columns columns_of(const struct train_run *run, uint32_t layer, uint32_t kind)
 {
-    return (struct columns){ layer ? 0 : 2 * run->width, (kind == DPQ_V ? 3 : 2) * run->width };
+    struct profile_below below = profile_below(layer, kind);
+
+    return (struct columns){ below.first * run->width, below.end * run->width };
 }
 
 struct gram_job {
@@ -118,6 +120,7 @@ static int factorise(const struct train_run *run, const size_t *column, size_t n
 
 struct predict_job {
     struct train_run *run;
+    uint32_t layer, kind;
     struct columns all;
     uint32_t reference;
     size_t *column; /* of depth: all */
@@ -166,21 +169,32 @@ static void set_predictor(const struct train_run *run, const size_t *column, siz
     }
 }
 
-/* p of all rows: as loop_predict_depth() has it, but for the order of its sums */
-static void apply(const struct train_run *run, const struct train_predictor *p, uint32_t reference,
-                  struct columns all, uint32_t head)
+void train_apply(const struct train_run *run, uint32_t layer, uint32_t kind, uint32_t head,
+                 uint32_t reference, const struct train_predictor *p, const float *refs,
+                 size_t n_rows, float *to)
 {
-    size_t d = run->geometry->head_dim, ld = 3 * run->width, n_rows = run->plan.n_rows, at = 0;
-    float *to = run->p[reference - REFERENCE_DEPTH_HEAD] + head * n_rows * d;
+    struct columns all = columns_of(run, layer, kind);
+    size_t d = run->geometry->head_dim, ld = 3 * run->width, at = 0;
     size_t step = reference == REFERENCE_DEPTH ? all.last - all.first : run->width;
     size_t n = reference == REFERENCE_DEPTH ? step : d;
     size_t skip = reference == REFERENCE_DEPTH ? 0 : head * d;
 
-    for (size_t t = 0; t < n_rows; t++)
-        memcpy(to + t * d, p->bias, d * sizeof(float));
     for (size_t c = all.first; c < all.last; c += step, at += n)
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n_rows, (int)d, (int)n, 1,
-                    run->refs + c + skip, (int)ld, p->weight + at, (int)p->n_inputs, 1, to, (int)d);
+                    refs + c + skip, (int)ld, p->weight + at, (int)p->n_inputs, 1, to, (int)d);
+}
+
+/* p of all rows: as loop_predict_depth() has it, but for the order of its sums */
+static void predict_rows(const struct predict_job *job, uint32_t head)
+{
+    const struct train_run *run = job->run;
+    const struct train_predictor *p = &job->predictors[head];
+    size_t d = run->geometry->head_dim, n_rows = run->plan.n_rows;
+    float *to = run->p[job->reference - REFERENCE_DEPTH_HEAD] + head * n_rows * d;
+
+    for (size_t t = 0; t < n_rows; t++)
+        memcpy(to + t * d, p->bias, d * sizeof(float));
+    train_apply(run, job->layer, job->kind, head, job->reference, p, run->refs, n_rows, to);
 }
 
 static int solve(const struct predict_job *job, uint32_t head, size_t *column, double *factor,
@@ -198,7 +212,7 @@ static int solve(const struct predict_job *job, uint32_t head, size_t *column, d
         return error_fold(r);
     dpotrs_("L", &size, &n_rhs, job->factor ? job->factor : factor, &size, b, &size, &info, 1);
     set_predictor(run, column, n, b, p);
-    apply(run, p, job->reference, job->all, head);
+    predict_rows(job, head);
     return 0;
 }
 
@@ -233,6 +247,8 @@ int train_predict(struct train_run *run, uint32_t layer, uint32_t kind, uint32_t
 {
     struct predict_job job = {
         .run = run,
+        .layer = layer,
+        .kind = kind,
         .all = columns_of(run, layer, kind),
         .reference = reference,
         .predictors = ret_predictor,

@@ -201,22 +201,19 @@ static int judge_task(void *user, uint32_t head, uint32_t worker)
     struct train_stream *stream = &s->streams[head];
     struct train_result *result = result_of(s, head);
     struct train_sums sums;
-    double n_all, all[N_PLANES];
+    double n_all, *all = result->mean_error;
 
-    train_held_out(stream, &s->run->workers[worker], true, &sums);
+    train_held_out(stream, &s->run->workers[worker], true, NULL, NULL, &sums);
     n_all = (double)(sums.n[TREE_INTRA] + sums.n[TREE_DELTA]);
     for (int p = 0; p < N_PLANES; p++)
         all[p] = n_all > 0 ? (sums.error[TREE_INTRA][p] + sums.error[TREE_DELTA][p]) / n_all : 0;
     for (int t = 0; t < N_TREES; t++)
         for (int p = 0; p < N_PLANES; p++) {
             /* too few tokens took this tree to say anything: what is known of all */
-            result->error[t][p] =
-                sums.n[t] < KERN_TOKENS ? all[p] : sums.error[t][p] / (double)sums.n[t];
-            stream->stream.tolerance[t][p] = (float)result->error[t][p];
+            stream->stream.tolerance[t][p] =
+                (float)(sums.n[t] < KERN_TOKENS ? all[p] : sums.error[t][p] / (double)sums.n[t]);
         }
-    result->power = n_all > 0 ? sums.power / n_all : 0;
-    result->mean_error[PLANE_BASE] = all[PLANE_BASE];
-    result->mean_error[PLANE_FINE] = all[PLANE_FINE];
+    result->power = n_all > 0 ? train_power(stream, &s->run->workers[worker]) / n_all : 0;
     if (stream->reference == REFERENCE_NONE)
         stream->stream.tree[TREE_DELTA] = (struct profile_tree){ 0 };
     result->stream = stream->stream;
