@@ -75,17 +75,12 @@ static void deliver(void *user, const struct encode_input *in, const struct enco
     struct dpq_codec *c = d->codec;
     const struct dpq_geometry *g = &c->profile->geometry;
     const struct dpq_tensor *to = d->tensor;
-    int64_t at =
-        (int64_t)to->offset + u->loop.kind * to->stride_kind + u->loop.head * to->stride_head;
     uint8_t row[DPQ_MAX_HEAD_DIM * sizeof(float)];
     float value[DPQ_MAX_HEAD_DIM];
 
     if (u->fine_panel || !in->keeps_base) /* else it is there already */
         loop_reconstruct(c, &u->loop, u->fine_panel ? c->y_fine : c->y_base);
-    if (u->loop.kind == DPQ_K)
-        rope_apply(&c->kern, g, &c->rope, c->x, KERN_TOKENS);
-    c->kern.store[to->dtype](c->x, KERN_TOKENS, g->head_dim, (char *)d->memory + at,
-                             to->stride_token);
+    loop_deliver(c, &u->loop, 0, KERN_TOKENS, 0, to, d->memory);
     for (uint32_t type = 0; type < N_RAW_TYPES; type++)
         for (uint32_t t = 0; t < KERN_TOKENS; t++) {
             if (!encode_has_token(u->raw[type], t))

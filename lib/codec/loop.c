@@ -104,6 +104,19 @@ void loop_reconstruct(struct dpq_codec *codec, const struct loop_unit *u, const 
                 u->stream->decode, n, 1, codec->x, n);
 }
 
+void loop_deliver(struct dpq_codec *codec, const struct loop_unit *u, uint32_t first, uint32_t n,
+                  uint32_t layer, const struct dpq_tensor *tensor, void *memory)
+{
+    const struct dpq_geometry *g = &codec->profile->geometry;
+    int64_t to = (int64_t)tensor->offset + layer * tensor->stride_layer +
+                 u->kind * tensor->stride_kind + u->head * tensor->stride_head;
+
+    if (u->kind == DPQ_K)
+        rope_apply(&codec->kern, g, &codec->rope, codec->x, KERN_TOKENS);
+    codec->kern.store[tensor->dtype](codec->x + (size_t)first * g->head_dim, n, g->head_dim,
+                                     (char *)memory + to, tensor->stride_token);
+}
+
 void loop_keep_base(struct dpq_codec *codec, const struct loop_unit *u)
 {
     const struct dpq_geometry *g = &codec->profile->geometry;

@@ -55,6 +55,14 @@ void loop_predict_depth(struct dpq_codec *codec, const struct loop_unit *u);
 /** loop_reconstruct() - codec->x = mean (+ codec->p where predicted in depth) + F y, token-major */
 void loop_reconstruct(struct dpq_codec *codec, const struct loop_unit *u, const float *y);
 
+/**
+ * loop_deliver() - turn codec->x if it is keys, store it to element (layer, kind, head, 0) of a
+ * tensor
+ * @first, @n: tokens
+ */
+void loop_deliver(struct dpq_codec *codec, const struct loop_unit *u, uint32_t first, uint32_t n,
+                  uint32_t layer, const struct dpq_tensor *tensor, void *memory);
+
 /** loop_keep_base() - codec->x is u's base reconstruction: a reference for what is coded later */
 void loop_keep_base(struct dpq_codec *codec, const struct loop_unit *u);
 

@@ -120,21 +120,6 @@ static void override_raw(const struct decoder *d, const struct loop_unit *u)
     }
 }
 
-static void deliver(const struct decoder *d, const struct loop_unit *u)
-{
-    struct dpq_codec *c = d->codec;
-    const struct dpq_geometry *g = &d->profile->geometry;
-    const struct dpq_tensor *t = d->tensor;
-    int64_t to = (int64_t)t->offset + (u->layer - d->range->first_layer) * t->stride_layer +
-                 u->kind * t->stride_kind + u->head * t->stride_head;
-
-    if (u->kind == DPQ_K)
-        rope_apply(&c->kern, g, &c->rope, c->x, KERN_TOKENS);
-    c->kern.store[t->dtype](c->x + (size_t)d->range->first_token * g->head_dim, d->range->n_tokens,
-                            g->head_dim, (char *)d->memory + to, t->stride_token);
-    override_raw(d, u);
-}
-
 static void decode_unit(const struct decoder *d, struct unit *u, bool delivered)
 {
     struct dpq_codec *c = d->codec;
@@ -151,7 +136,9 @@ static void decode_unit(const struct decoder *d, struct unit *u, bool delivered)
         return;
     if (!d->keeps_base || u->fine_panel)
         loop_reconstruct(c, &u->loop, u->fine_panel ? c->y_fine : c->y);
-    deliver(d, &u->loop);
+    loop_deliver(c, &u->loop, d->range->first_token, d->range->n_tokens,
+                 u->loop.layer - d->range->first_layer, d->tensor, d->memory);
+    override_raw(d, &u->loop);
 }
 
 static void decode_layer(const struct decoder *d, uint32_t layer)
