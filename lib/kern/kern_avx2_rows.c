@@ -13,6 +13,7 @@
 #include <immintrin.h>
 
 #include "lib/kern/kern_leave.h"
+#include "lib/kern/kern_tables.h"
 
 enum { HALF_LINE = 32 };
 
@@ -29,30 +30,11 @@ static inline __m256i both_lanes(__m128i v)
 /* Coordinates of 16 words, one table of 16 bytes for each, in both lanes. */
 KERN_INLINE void load_tables(const int8_t *book, size_t dsub, __m256i *ret_table)
 {
-    const __m128i *words = (const __m128i *)book;
+    __m128i table[4];
 
-    if (dsub == 2) {
-        __m128i deal = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-        __m128i a = _mm_shuffle_epi8(_mm_loadu_si128(words), deal);
-        __m128i b = _mm_shuffle_epi8(_mm_loadu_si128(words + 1), deal);
-
-        ret_table[0] = both_lanes(_mm_unpacklo_epi64(a, b));
-        ret_table[1] = both_lanes(_mm_unpackhi_epi64(a, b));
-    } else {
-        __m128i deal = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-        __m128i a = _mm_shuffle_epi8(_mm_loadu_si128(words), deal);
-        __m128i b = _mm_shuffle_epi8(_mm_loadu_si128(words + 1), deal);
-        __m128i c = _mm_shuffle_epi8(_mm_loadu_si128(words + 2), deal);
-        __m128i d = _mm_shuffle_epi8(_mm_loadu_si128(words + 3), deal);
-        __m128i ab = _mm_unpacklo_epi32(a, b), cd = _mm_unpacklo_epi32(c, d);
-
-        ret_table[0] = both_lanes(_mm_unpacklo_epi64(ab, cd));
-        ret_table[1] = both_lanes(_mm_unpackhi_epi64(ab, cd));
-        ab = _mm_unpackhi_epi32(a, b);
-        cd = _mm_unpackhi_epi32(c, d);
-        ret_table[2] = both_lanes(_mm_unpacklo_epi64(ab, cd));
-        ret_table[3] = both_lanes(_mm_unpackhi_epi64(ab, cd));
-    }
+    deal_words(book, dsub, table);
+    for (size_t i = 0; i < dsub; i++)
+        ret_table[i] = both_lanes(table[i]);
 }
 
 /* See the top: t is 32 b + 16 nibble + 8 half + 4 lane + l % 4, k is 4 (l % 4) + b */

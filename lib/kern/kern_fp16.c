@@ -34,7 +34,7 @@ static void half_row(const int8_t *words, size_t d, const half *scale, float gai
 
     for (size_t i = 0; i < d; i += 32, words += 2 * CHUNK_BYTES) {
         const int8_t *next = d - i < 32 ? words : words + CHUNK_BYTES; /* twice: not stored */
-        __m512i word = _mm512_cvtepi8_epi16(_mm256_set_m128i(quarter(next), quarter(words)));
+        __m512i word = _mm512_cvtepi8_epi16(_mm256_set_m128i(load_128(next), load_128(words)));
         __m512h y = _mm512_mul_ph(_mm512_cvtepi16_ph(word), _mm512_loadu_ph(scale + i));
 
         put_halves(_mm512_castph_si512(_mm512_mul_ph(y, gains)), row, i, d, around);

@@ -9,42 +9,21 @@
  */
 
 #include "lib/kern/kern_loop.h"
+#include "lib/kern/kern_tables.h"
 
 static inline __m512i line_512(const uint8_t *line)
 {
     return _mm512_loadu_si512(line);
 }
 
-static inline __m128i quarter(const int8_t *p)
-{
-    return _mm_loadu_si128((const __m128i *)p);
-}
-
 /* Coordinates of 16 words, one table of 16 bytes for each, in all four lanes. */
 KERN_INLINE void load_tables(const int8_t *book, size_t dsub, __m512i *ret_table)
 {
-    if (dsub == 2) {
-        __m128i deal = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-        __m128i a = _mm_shuffle_epi8(quarter(book), deal);
-        __m128i b = _mm_shuffle_epi8(quarter(book + 16), deal);
+    __m128i table[4];
 
-        ret_table[0] = _mm512_broadcast_i32x4(_mm_unpacklo_epi64(a, b));
-        ret_table[1] = _mm512_broadcast_i32x4(_mm_unpackhi_epi64(a, b));
-    } else {
-        __m128i deal = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-        __m128i a = _mm_shuffle_epi8(quarter(book), deal);
-        __m128i b = _mm_shuffle_epi8(quarter(book + 16), deal);
-        __m128i c = _mm_shuffle_epi8(quarter(book + 32), deal);
-        __m128i d = _mm_shuffle_epi8(quarter(book + 48), deal);
-        __m128i ab = _mm_unpacklo_epi32(a, b), cd = _mm_unpacklo_epi32(c, d);
-
-        ret_table[0] = _mm512_broadcast_i32x4(_mm_unpacklo_epi64(ab, cd));
-        ret_table[1] = _mm512_broadcast_i32x4(_mm_unpackhi_epi64(ab, cd));
-        ab = _mm_unpackhi_epi32(a, b);
-        cd = _mm_unpackhi_epi32(c, d);
-        ret_table[2] = _mm512_broadcast_i32x4(_mm_unpacklo_epi64(ab, cd));
-        ret_table[3] = _mm512_broadcast_i32x4(_mm_unpackhi_epi64(ab, cd));
-    }
+    deal_words(book, dsub, table);
+    for (size_t i = 0; i < dsub; i++)
+        ret_table[i] = _mm512_broadcast_i32x4(table[i]);
 }
 
 /* Register k has the chunks of bytes k, 16 + k, 32 + k, 48 + k of a line: slots are
@@ -180,7 +159,7 @@ static inline void words_512(const uint8_t *base, const uint8_t *fine, size_t n_
 
 static inline __m512 scaled(const int8_t *words, const float *scale, __m512 gain, const float *from)
 {
-    __m512 word = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(quarter(words)));
+    __m512 word = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_128(words)));
     __m512 y = _mm512_mul_ps(word, _mm512_mul_ps(_mm512_loadu_ps(scale), gain));
 
     return from ? _mm512_add_ps(y, _mm512_loadu_ps(from)) : y;
