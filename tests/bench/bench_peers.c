@@ -147,8 +147,9 @@ static struct kern_panel panel_of(const struct peers_stream *s, const uint8_t *b
     };
 }
 
-void peers_decode_f32(const struct peers_stream *s, const uint8_t *gain, const uint8_t *base,
-                      const uint8_t *fine, size_t n, float *ret_x)
+/* To one of the two. */
+static void decode(const struct peers_stream *s, const uint8_t *gain, const uint8_t *base,
+                   const uint8_t *fine, size_t n, float *ret_f32, uint16_t *ret_f16)
 {
     float gain_of[256], inverse[256], gains[T];
     struct kern k;
@@ -157,28 +158,27 @@ void peers_decode_f32(const struct peers_stream *s, const uint8_t *gain, const u
     fill_gains(gain_of, inverse);
     for (size_t t = 0; t < n; t += T) {
         struct kern_panel p = panel_of(s, base, fine, t, gains);
+        float *x = ret_f32 ? ret_f32 + t * s->d : NULL;
 
         for (size_t i = 0; i < T; i++)
             gains[i] = gain_of[gain[t + i]];
-        k.decode_rows(&p, fine ? NULL : ret_x + t * s->d, fine ? ret_x + t * s->d : NULL);
+        if (ret_f16)
+            k.decode_half(&p, ret_f16 + t * s->d, (ptrdiff_t)(2 * s->d), true);
+        else
+            k.decode_rows(&p, fine ? NULL : x, fine ? x : NULL);
     }
+}
+
+void peers_decode_f32(const struct peers_stream *s, const uint8_t *gain, const uint8_t *base,
+                      const uint8_t *fine, size_t n, float *ret_x)
+{
+    decode(s, gain, base, fine, n, ret_x, NULL);
 }
 
 void peers_decode_f16(const struct peers_stream *s, const uint8_t *gain, const uint8_t *base,
                       const uint8_t *fine, size_t n, uint16_t *ret_x)
 {
-    float gain_of[256], inverse[256], gains[T];
-    struct kern k;
-
-    kern_init(&k, s->cpu);
-    fill_gains(gain_of, inverse);
-    for (size_t t = 0; t < n; t += T) {
-        struct kern_panel p = panel_of(s, base, fine, t, gains);
-
-        for (size_t i = 0; i < T; i++)
-            gains[i] = gain_of[gain[t + i]];
-        k.decode_half(&p, ret_x + t * s->d, (ptrdiff_t)(2 * s->d), true);
-    }
+    decode(s, gain, base, fine, n, NULL, ret_x);
 }
 
 /* --- yardsticks: AVX2 by gcc's names, since intrinsics have one door, lib/kern --- */
