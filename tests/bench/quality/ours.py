@@ -5,6 +5,7 @@ daemon and gets the same numbers back."""
 from __future__ import annotations
 
 import hashlib
+import os
 import pathlib
 
 import numpy as np
@@ -154,7 +155,7 @@ def geometry(ffi, g):
 
 def _options(library, options):
     values = {"model_name": verdicts.demo_model.NAME.encode(), "seed": 1, "max_bytes": 1 << 31,
-              "n_threads": 2}
+              "n_threads": len(os.sched_getaffinity(0))}
     known = dict(library.ffi.typeof("struct dpq_train_options").fields)
     for name, value in options.items():
         if name not in known:
