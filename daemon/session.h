@@ -64,6 +64,7 @@ struct status;
 
 enum {
     SESSION_MAX_INLINE_BYTES = 1 << 20, /* of numbers in a message; more goes through staging */
+    SESSION_MAX_PIN_MS = 24 * 3600 * 1000,
 };
 
 /**
@@ -251,10 +252,16 @@ struct session_lookup {
 };
 void session_lookup(struct session *session, struct session_lookup *op);
 
+enum session_discard {
+    DISCARD_NOTHING = 0,
+    DISCARD_PRIVATE_TILES, /* that nobody can look up */
+    DISCARD_TILES,
+};
+
 struct session_release {
     uint32_t tenant;
     uint64_t sequence_id;
-    bool discard;
+    enum session_discard discard; /* of tiles that no other sequence uses */
     void (*done)(struct session_release *op);
     /* ---- */
     struct session_error error;

@@ -9,6 +9,9 @@
  *
  * A tile is always made of its 128 rows at once: those of the tail, which are in the arena bit for
  * bit as they came, and new ones. Hence its bytes do not depend on how the rows arrived.
+ *
+ * Behind a trim into a tile the tail begins with decoded rows, in fp32. Rows that are appended to
+ * it become fp32, too, which changes none of their numbers.
  */
 #include <assert.h>
 #include <errno.h>
@@ -94,7 +97,8 @@ static int check_turn(struct append *append)
                           "many",
                           MAX_SEQUENCE_TOKENS, (unsigned long long)sequence->n_tokens,
                           op->n_tokens);
-    } else if (sequence->tail && sequence->tail_dtype != op->from.tensor.dtype) {
+    } else if (sequence->tail && sequence->tail_dtype != op->from.tensor.dtype &&
+               !sequence_n_lossy(sequence)) {
         static const char *const NAMES[] = { "f32", "f16", "bf16" };
 
         session_error_set(error, SESSION_INVALID_ARGUMENT, "DTYPE",
@@ -141,7 +145,7 @@ static int plan_keys(struct append *append, struct key_maker *maker)
             r = key_tile(maker, sequence->scope, key, sequence->token_ids + index * DPQ_TILE_TOKENS,
                          key);
         else
-            r = key_private(maker, sequence->scope, sequence->entry.id, index, key);
+            r = key_private(maker, sequence->scope, sequence->private_id, index, key);
         if (r)
             return error_fold(r);
         memcpy(part->key, key, KEY_BYTES);
@@ -167,11 +171,13 @@ static int plan_memory(struct append *append)
 
     append->parts = calloc(append->n_parts + 1, sizeof(append->parts[0]));
     if (append->n_tail_rows)
-        append->tail_rows = malloc(append->n_tail_rows * append->row_bytes);
+        append->tail_rows = malloc(append->n_tail_rows * append->tail_row_bytes);
     if (!append->parts || (append->n_tail_rows && !append->tail_rows))
         return error_origin(-ENOMEM);
+    if (append->has_maker)
+        r = sequence_reserve_maker(sequence);
     session_lock(session); /* readers look at these arrays */
-    if (append->keyed) {
+    if (!r && append->keyed) {
         r = sequence_reserve_ids(sequence, op->n_tokens);
         if (!r)
             memcpy(sequence->token_ids + sequence->n_tokens, op->token_ids,
@@ -195,23 +201,37 @@ static int plan_memory(struct append *append)
 static bool append_turn(struct pool_loop *loop, uint32_t i, uint32_t worker);
 static void append_end(struct pool_loop *loop, uint32_t worker);
 
+/* how much of what there will be */
+static void plan_counts(struct append *append)
+{
+    const struct sequence *sequence = append->sequence;
+    const struct session_append *op = append->op;
+    uint64_t n_after = sequence->n_tokens + op->n_tokens;
+    uint32_t dtype = op->from.tensor.dtype;
+
+    append->keyed = op->n_token_ids && sequence->n_token_ids == sequence->n_tokens;
+    append->tail_first = sequence->n_tiles * (uint64_t)DPQ_TILE_TOKENS;
+    append->n_old_rows = (uint32_t)(sequence->n_tokens - append->tail_first);
+    append->n_parts = (uint32_t)(n_after / DPQ_TILE_TOKENS - sequence->n_tiles);
+    append->n_tail_tokens = (uint32_t)(n_after % DPQ_TILE_TOKENS);
+    append->n_tail_rows = append->n_parts ? append->n_tail_tokens : op->n_tokens;
+    append->has_maker = !append->keyed && append->n_parts &&
+                        sequence_private_id(sequence, sequence->n_tiles) != sequence->private_id;
+    append->old_dtype = sequence->tail ? sequence->tail_dtype : dtype;
+    append->tail_dtype = append->n_parts ? dtype : append->old_dtype;
+    append->tail_row_bytes = dpq_row_bytes(profile_geometry(sequence->profile), append->tail_dtype);
+}
+
 static void plan(struct job *job, uint32_t worker)
 {
     struct append *append = (struct append *)(void *)((char *)job - offsetof(struct append, job));
-    struct sequence *sequence = append->sequence;
-    uint64_t n_after = sequence->n_tokens + append->op->n_tokens;
     int r;
 
     if (check_turn(append) || check_tail(append)) {
         append_finish(append);
         return;
     }
-    append->keyed = append->op->n_token_ids && sequence->n_token_ids == sequence->n_tokens;
-    append->tail_first = sequence->n_tiles * (uint64_t)DPQ_TILE_TOKENS;
-    append->n_old_rows = (uint32_t)(sequence->n_tokens - append->tail_first);
-    append->n_parts = (uint32_t)(n_after / DPQ_TILE_TOKENS - sequence->n_tiles);
-    append->n_tail_tokens = (uint32_t)(n_after % DPQ_TILE_TOKENS);
-    append->n_tail_rows = append->n_parts ? append->n_tail_tokens : append->op->n_tokens;
+    plan_counts(append);
     r = plan_memory(append);
     if (!r)
         r = plan_keys(append, session_key_maker(append->session, (int32_t)worker));
@@ -238,33 +258,6 @@ static void fail(struct append *append, uint32_t turn, const struct session_erro
     session_unlock(append->session);
 }
 
-/* Copy n rows of the request, from its first-th, and judge the copy. 0; 1 refused; a fault. */
-static int gather(struct append *append, uint32_t first, uint32_t n, uint8_t *rows,
-                  struct session_error *ret_error)
-{
-    const struct session_append *op = append->op;
-    struct dpq_tensor tensor = tensor_from_token(&op->from.tensor, first);
-    struct dpq_fault fault = { .layer = -1, .kind = -1, .head = -1, .token = -1 };
-    int64_t token;
-    int r;
-
-    r = dpq_rows_gather(profile_geometry(append->sequence->profile), &tensor, append->from.bytes, n,
-                        rows, &fault);
-    if (r != DPQ_E_NOT_FINITE)
-        return error_fold(r);
-    token = fault.token + (int64_t)first;
-    session_error_set(ret_error, SESSION_INVALID_ARGUMENT, "NOT_FINITE",
-                      "%s of layer %d, head %d has a NaN or Inf at token %lld of the request, "
-                      "which is token %lld of the sequence",
-                      fault.kind == DPQ_V ? "V" : "K", fault.layer, fault.head, (long long)token,
-                      (long long)(token + (int64_t)op->first_token));
-    ret_error->layer = fault.layer;
-    ret_error->kind = fault.kind;
-    ret_error->head = fault.head;
-    ret_error->token = token;
-    return 1;
-}
-
 /* the encoded tiles wait in memory: an append that can't fit its arena is not worth finishing */
 static int check_size(struct append *append, const struct part *part,
                       struct session_error *ret_error)
@@ -289,26 +282,29 @@ static int encode_part(struct append *append, uint32_t i, uint32_t worker,
     uint32_t n_old = i == 0 ? append->n_old_rows : 0;
     uint32_t first = i == 0 ? 0 : i * DPQ_TILE_TOKENS - append->n_old_rows;
     uint64_t first_index = append->tail_first + (uint64_t)i * DPQ_TILE_TOKENS;
+    uint32_t dtype = i == 0 ? append->old_dtype : append->op->from.tensor.dtype;
+    size_t row_bytes = dpq_row_bytes(profile_geometry(sequence->profile), dtype);
     struct part *part = &append->parts[i];
     struct dpq_codec *codec;
     uint8_t *rows;
     int r;
 
-    r = session_worker_rows(append->session, worker, DPQ_TILE_TOKENS * append->row_bytes, &rows);
+    r = session_worker_rows(append->session, worker, DPQ_TILE_TOKENS * row_bytes, &rows);
     if (r)
         return error_fold(r);
     if (n_old)
-        memcpy(rows, sequence->tail_object.bytes, n_old * append->row_bytes);
-    r = gather(append, first, DPQ_TILE_TOKENS - n_old, rows + n_old * append->row_bytes, ret_error);
+        memcpy(rows, sequence->tail_object.bytes, n_old * row_bytes);
+    r = append_gather(append, first, DPQ_TILE_TOKENS - n_old, dtype, rows + n_old * row_bytes,
+                      ret_error);
     if (r)
         return r == 1 ? 1 : error_fold(r);
-    refine_offer(sequence, part->key, first_index, append->op->from.tensor.dtype, rows);
+    if (!n_old || !sequence_n_lossy(sequence)) /* decoded rows teach a codec its own faults */
+        refine_offer(sequence, part->key, first_index, dtype, rows);
     r = session_worker_codec(append->session, worker, sequence->profile, &codec);
     if (r)
         return error_fold(r);
-    r = dpq_tile_encode(codec, rows, append->op->from.tensor.dtype,
-                        sequence->position_base + first_index, first_index, sequence->rate,
-                        &part->base, &part->n_base, &part->fine, &part->n_fine);
+    r = dpq_tile_encode(codec, rows, dtype, sequence->position_base + first_index, first_index,
+                        sequence->rate, &part->base, &part->n_base, &part->fine, &part->n_fine);
     if (r)
         return error_fold(r);
     return check_size(append, part, ret_error);
@@ -322,8 +318,8 @@ static bool append_turn(struct pool_loop *loop, uint32_t i, uint32_t worker)
 
     session_error_clear(&error);
     if (i == append->n_parts)
-        r = gather(append, append->op->n_tokens - append->n_tail_rows, append->n_tail_rows,
-                   append->tail_rows, &error);
+        r = append_gather(append, append->op->n_tokens - append->n_tail_rows, append->n_tail_rows,
+                          append->tail_dtype, append->tail_rows, &error);
     else if (!append->parts[i].shared)
         r = encode_part(append, i, worker, &error);
     if (r == 0)

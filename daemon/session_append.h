@@ -21,8 +21,12 @@ struct append {
     struct session_append *op;
     struct sequence *sequence; /* held by the turn */
     struct numbers from;
-    size_t row_bytes;
-    bool keyed;             /* all tokens up to the end have ids */
+    size_t row_bytes;    /* of the request's dtype */
+    bool keyed;          /* all tokens up to the end have ids */
+    bool has_maker;      /* new tiles have keys of an id that the record does not know yet */
+    uint32_t old_dtype;  /* of the old tail, and of a tile or tail that begins with its rows */
+    uint32_t tail_dtype; /* of the tail afterwards */
+    size_t tail_row_bytes;
     uint64_t tail_first;    /* where the old tail begins: a multiple of 128 */
     uint32_t n_old_rows;    /* rows in the old tail */
     uint32_t n_tail_tokens; /* tokens in the tail afterwards */
@@ -46,6 +50,14 @@ struct append {
  * Thread: the worker that finished the preparation; nothing of it is running any more.
  */
 void append_commit(struct append *append);
+
+/**
+ * append_gather() - n canonical rows of the request, from its first-th, judged
+ * @dtype: the request's, or one that holds all that the request's can
+ * Return: 0; 1 refused, with ret_error; a fault.
+ */
+int append_gather(struct append *append, uint32_t first, uint32_t n, uint32_t dtype, uint8_t *rows,
+                  struct session_error *ret_error) _must_check_;
 
 /** append_finish() - answer by append->error, and let the next turn begin; frees the append */
 void append_finish(struct append *append);

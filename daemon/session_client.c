@@ -293,6 +293,7 @@ void session_tick(struct session *session, uint64_t now_ns)
             break;
         session_client_gone(session, client_id);
     }
+    sequence_pins_tick(session, now_ns);
     calibration_tick(session, now_ns);
     scrub_tick(session);
     if (!session->healthy_ns || now_ns < session->healthy_ns)
@@ -371,4 +372,15 @@ struct dpq_tensor tensor_from_token(const struct dpq_tensor *tensor, uint64_t n)
     /* of an element that was judged to lie inside: right modulo 2^64, whatever the signs */
     t.offset += (uint64_t)t.stride_token * n;
     return t;
+}
+
+struct dpq_tensor tensor_canonical(const struct dpq_geometry *g, uint32_t dtype)
+{
+    int64_t token = (int64_t)dpq_row_bytes(g, dtype), layer = token / g->n_layers;
+
+    return (struct dpq_tensor){ .dtype = dtype,
+                                .stride_layer = layer,
+                                .stride_kind = layer / 2,
+                                .stride_head = layer / 2 / g->n_kv_heads,
+                                .stride_token = token };
 }

@@ -52,7 +52,7 @@ static int put_part(struct append *append, uint32_t i, uint64_t now_ns)
 }
 
 /* What the record is to say before, or with, what follows: ids before the rows they belong to. */
-static int write_ids(struct append *append, uint64_t now_ns)
+static int write_record(struct append *append, uint64_t now_ns)
 {
     struct sequence *sequence = append->sequence;
     struct record_change change = { .first_token = sequence->n_tokens };
@@ -66,6 +66,8 @@ static int write_ids(struct append *append, uint64_t now_ns)
         change.first_token = sequence->n_token_ids;
     }
     if (append->n_parts) {
+        change.has_maker = append->has_maker;
+        change.maker = (struct record_maker){ sequence->n_tiles, sequence->private_id };
         change.has_seal = true;
         change.n_tiles = sequence->n_tiles + append->n_parts;
         change.generation = sequence->generation + append->n_parts;
@@ -74,33 +76,46 @@ static int write_ids(struct append *append, uint64_t now_ns)
     return sequence_write(sequence, &change, now_ns);
 }
 
-/* the rows behind the last tile: into the old tail, or a new one. STORE_E_FULL, or a fault */
-static int put_tail(struct append *append, uint64_t now_ns)
+int tail_holder_new(const struct sequence *sequence, const struct record_tail *mark,
+                    uint64_t first_index, uint32_t dtype, const void *rows, uint32_t n_tokens,
+                    uint64_t now_ns, struct tail_holder **ret_holder)
 {
-    struct sequence *sequence = append->sequence;
-    uint64_t first_index = append->tail_first + (uint64_t)append->n_parts * DPQ_TILE_TOKENS;
-    struct tail_holder *holder;
-    int r;
+    struct tail_holder *holder = calloc(1, sizeof(*holder));
+    int r = holder ? 0 : error_origin(-ENOMEM);
 
-    append->wanted_bytes = DPQ_TILE_TOKENS * append->row_bytes;
-    if (!append->n_tail_rows)
-        return 0;
-    if (!append->n_parts && sequence->tail)
-        return tail_grow(sequence->tail->tail, append->tail_rows, append->n_tail_rows);
-    holder = calloc(1, sizeof(*holder));
-    if (!holder)
-        return error_origin(-ENOMEM);
-    r = tail_new(sequence->tenant->store, sequence->entry.id,
-                 dpq_profile_digest(sequence->profile->profile), append->op->from.tensor.dtype,
-                 append->row_bytes, first_index, sequence->position_base + first_index, now_ns,
-                 &holder->tail);
+    if (!r)
+        r = tail_new(sequence->tenant->store, sequence->entry.id,
+                     dpq_profile_digest(sequence->profile->profile), dtype,
+                     dpq_row_bytes(profile_geometry(sequence->profile), dtype), first_index,
+                     sequence->position_base + first_index, now_ns, &holder->tail);
+    if (!r) {
+        tail_set_version(holder->tail, (uint32_t)mark->version);
+        r = tail_grow(holder->tail, rows, n_tokens);
+        if (r)
+            tail_free(holder->tail, now_ns, NULL);
+    }
     if (r) {
         free(holder);
         return r;
     }
     holder->refs = 1;
-    append->new_tail = holder;
-    return tail_grow(holder->tail, append->tail_rows, append->n_tail_rows);
+    *ret_holder = holder;
+    return 0;
+}
+
+/* the rows behind the last tile: into the old tail, or a new one. STORE_E_FULL, or a fault */
+static int put_tail(struct append *append, uint64_t now_ns)
+{
+    struct sequence *sequence = append->sequence;
+    uint64_t first_index = append->tail_first + (uint64_t)append->n_parts * DPQ_TILE_TOKENS;
+
+    if (!append->n_tail_rows)
+        return 0;
+    append->wanted_bytes = DPQ_TILE_TOKENS * append->tail_row_bytes;
+    if (!append->n_parts && sequence->tail)
+        return tail_grow(sequence->tail->tail, append->tail_rows, append->n_tail_rows);
+    return tail_holder_new(sequence, &sequence->tail_mark, first_index, append->tail_dtype,
+                           append->tail_rows, append->n_tail_rows, now_ns, &append->new_tail);
 }
 
 static void roll_back(struct append *append, uint64_t now_ns)
@@ -138,7 +153,7 @@ static int publish(struct append *append, struct tail_holder **ret_old_tail)
     struct sequence *sequence = append->sequence;
     struct session_append *op = append->op;
 
-    if (sequence->owner_gone && sequence->n_tokens == sequence->n_adopted_tokens) {
+    if (sequence_is_orphan(sequence, session_now_ns())) {
         /* before the tiles that it speaks of: the next process is not to miss them */
         sequence->record = record_free(sequence->record, session_now_ns());
         session_error_set(&append->error, SESSION_ABORTED, "CLIENT_GONE",
@@ -154,10 +169,13 @@ static int publish(struct append *append, struct tail_holder **ret_old_tail)
     sequence->n_tokens += op->n_tokens;
     if (append->keyed)
         sequence->n_token_ids = sequence->n_tokens;
+    if (append->n_parts && append->has_maker)
+        sequence->makers[sequence->n_makers++] =
+            (struct record_maker){ append->tail_first / DPQ_TILE_TOKENS, sequence->private_id };
     if (append->n_parts || append->new_tail) {
         *ret_old_tail = sequence->tail;
         sequence->tail = steal_ptr(append->new_tail);
-        sequence->tail_dtype = op->from.tensor.dtype;
+        sequence->tail_dtype = append->tail_dtype;
     }
     sequence->tail_object = (struct store_object){ .ref.slot = NO_SLOT };
     if (sequence->tail)
@@ -187,22 +205,21 @@ static void tell(const struct append *append)
     }
 }
 
-static void no_room(struct append *append)
+void tenant_no_room(struct tenant *tenant, uint64_t wanted_bytes, struct session_error *ret_error)
 {
-    struct tenant *tenant = append->sequence->tenant;
     struct event event = { .kind = EVENT_SPACE_EXHAUSTED,
                            .tenant = tenant->index,
-                           .a = append->wanted_bytes };
+                           .a = wanted_bytes };
     struct store_stats stats;
 
     store_get_stats(tenant->store, &stats);
-    session_error_set(&append->error, SESSION_RESOURCE_EXHAUSTED, "ARENA_FULL",
+    session_error_set(ret_error, SESSION_RESOURCE_EXHAUSTED, "ARENA_FULL",
                       "no room for %llu bytes: %llu of the arena's %llu are in use, and sequences "
                       "hold on to all of them",
-                      (unsigned long long)append->wanted_bytes,
-                      (unsigned long long)stats.used_bytes, (unsigned long long)stats.arena_bytes);
-    append->error.retry_ms = 5 * RETRY_MS;
-    hub_publish(append->session->hub, &event);
+                      (unsigned long long)wanted_bytes, (unsigned long long)stats.used_bytes,
+                      (unsigned long long)stats.arena_bytes);
+    ret_error->retry_ms = 5 * RETRY_MS;
+    hub_publish(tenant->session->hub, &event);
 }
 
 /*
@@ -215,9 +232,9 @@ static int commit_rest(struct append *append, uint64_t now_ns)
 
     if (append->n_parts) {
         r = put_tail(append, now_ns);
-        return r ? r : write_ids(append, now_ns);
+        return r ? r : write_record(append, now_ns);
     }
-    r = write_ids(append, now_ns);
+    r = write_record(append, now_ns);
     return r ? r : put_tail(append, now_ns);
 }
 
@@ -237,7 +254,7 @@ static void commit(struct job *job, uint32_t worker)
     }
     r = r ? r : commit_rest(append, now_ns);
     if (r == STORE_E_FULL) {
-        no_room(append);
+        tenant_no_room(append->sequence->tenant, append->wanted_bytes, &append->error);
     } else if (r == STORE_E_CORRUPT) {
         session_error_set(&append->error, SESSION_DATA_LOSS, "CORRUPT",
                           "the stored rows of the sequence's tail do not match their checksum");

@@ -6,6 +6,7 @@
 
 #include "daemon/config.h"
 #include "daemon/session.h"
+#include "daemon/session_record.h"
 #include "daemon/work.h"
 #include "lib/base/hash.h"
 #include "lib/store/map.h"
@@ -131,15 +132,21 @@ struct sequence {
     uint8_t scope[KEY_BYTES]; /* what, beside token ids, makes keys different */
     uint64_t owner;           /* the client that created it, 0: nobody */
     bool owner_gone, released;
+    uint64_t fork_origin; /* 0: it is no fork */
     uint64_t n_tokens, n_adopted_tokens;
     uint64_t generation;
-    struct tile **tiles; /* n_tokens / 128; one reference each */
+    uint64_t pinned_until_ns; /* see sequence_pinned() */
+    struct tile **tiles;      /* n_tokens / 128; one reference each */
     size_t n_tiles, tiles_capacity;
     struct tail_holder *tail;        /* NULL when n_tokens is a multiple of 128 */
     struct store_object tail_object; /* as of the last commit */
     uint32_t tail_dtype;
-    uint32_t *token_ids; /* of the leading tokens, until the first append without ids */
+    struct record_tail tail_mark; /* version of the next tail, too; each trim has another */
+    uint32_t *token_ids;          /* of the leading tokens, until the first append without ids */
     size_t n_token_ids, token_ids_capacity;
+    uint64_t private_id;         /* keys of the next tiles without ids are made with it */
+    struct record_maker *makers; /* such ids of the tiles there are, as in the record */
+    size_t n_makers, makers_capacity;
     struct record *record;   /* NULL: nothing was appended yet */
     uint64_t n_recorded_ids; /* in the record: more than acknowledged, if an append failed */
     bool busy;               /* someone has its turn */
@@ -175,6 +182,7 @@ struct session {
     struct session_calibration *calibrations; /* session_calibration.h */
     uint32_t n_calibrations;                  /* of these, that collect or train */
     uint32_t n_refining;                      /* that collect from appends; atomic, too */
+    uint64_t next_pin_ns;                     /* no pin ends before; UINT64_MAX: there is none */
 };
 
 /* session.c */
@@ -210,6 +218,8 @@ int numbers_acquire(struct session *session, uint32_t tenant, const struct sessi
 void numbers_release(struct session *session, struct numbers *numbers);
 /* the tensor as seen from its n-th token */
 struct dpq_tensor tensor_from_token(const struct dpq_tensor *tensor, uint64_t n);
+/* canonical rows */
+struct dpq_tensor tensor_canonical(const struct dpq_geometry *geometry, uint32_t dtype);
 
 /* session_sequence.c; "locked" means by the caller */
 struct sequence *sequence_find(struct session *session, uint32_t tenant,
@@ -217,13 +227,61 @@ struct sequence *sequence_find(struct session *session, uint32_t tenant,
 void sequence_unref(struct session *session, struct sequence *sequence);
 int sequence_enter(struct sequence *sequence, struct turn *turn, bool *ret_begin,
                    struct session_error *ret_error) _must_check_; /* locked */
+/* is what only its owner can want, who has gone, to go now? locked */
+bool sequence_is_orphan(const struct sequence *sequence, uint64_t now_ns);
+/* a pinned one keeps its tiles, both planes, and is not dropped. Locked */
+static inline bool sequence_pinned(const struct sequence *sequence, uint64_t now_ns)
+{
+    return sequence->pinned_until_ns > now_ns;
+}
+/* out of the table: from now on nobody finds it; locked */
+void sequence_unlink(struct session *session, struct sequence *sequence);
+/* record, tail and tiles of an unlinked one; drops the table's reference. Returns freed bytes */
+uint64_t sequence_empty(struct session *session, struct sequence *sequence,
+                        enum session_discard discard);
 /* the running turn is over: the next begins; drops that turn's reference to the sequence */
 void sequence_leave(struct session *session, struct sequence *sequence);
-/* sequences that only this client could have wanted; returns how many */
+/* sequences that only this client could have wanted go; returns how many */
 uint32_t sequence_owner_gone(struct session *session, uint64_t client_id);
+/* once a second: what pins that have ended kept of clients that have gone goes */
+void sequence_pins_tick(struct session *session, uint64_t now_ns);
+void sequence_set_pin(struct sequence *sequence, uint64_t until_ns); /* 0: none; locked */
 uint64_t tail_holder_unref(struct session *session, struct tail_holder *holder);
 void sequence_forget_all(struct session *session); /* memory alone: the arena keeps them */
 int sequence_reserve_ids(struct sequence *sequence, size_t n) _must_check_; /* locked */
+uint64_t sequence_new_id(struct session *session); /* one that is not in the table; locked */
+/* a place in the table, and an id if it has none. 0; 1 with ret_error: too many. Locked */
+int sequence_add(struct session *session, struct sequence *sequence,
+                 struct session_error *ret_error) _must_check_;
+/* memory alone; accepts NULL, returns NULL */
+struct sequence *sequence_free(struct sequence *sequence);
+/* the id that keys of its tiles without token ids are made with, at that tile */
+uint64_t sequence_private_id(const struct sequence *sequence, uint64_t tile_index);
+int sequence_reserve_maker(struct sequence *sequence) _must_check_; /* one more */
+/* can nobody find the tile by its key? */
+static inline bool sequence_tile_is_private(const struct sequence *sequence, uint64_t tile_index)
+{
+    return (tile_index + 1) * DPQ_TILE_TOKENS > sequence->n_token_ids;
+}
+/* the arena is full: an error, and an event */
+void tenant_no_room(struct tenant *tenant, uint64_t wanted_bytes, struct session_error *ret_error);
+/* rows of the tail, from its first, that are decoded ones */
+static inline uint64_t sequence_n_lossy(const struct sequence *sequence)
+{
+    uint64_t first = sequence->n_tiles * (uint64_t)DPQ_TILE_TOKENS;
+
+    return sequence->tail && sequence->tail_mark.lossy_end > first
+               ? sequence->tail_mark.lossy_end - first
+               : 0;
+}
+/**
+ * tail_holder_new() - a raw tail of the sequence, committed, with one reference
+ * @rows: n_tokens canonical rows
+ * It counts when the record says so. Return: 0; STORE_E_FULL; a fault.
+ */
+int tail_holder_new(const struct sequence *sequence, const struct record_tail *mark,
+                    uint64_t first_index, uint32_t dtype, const void *rows, uint32_t n_tokens,
+                    uint64_t now_ns, struct tail_holder **ret_holder) _must_check_;
 
 /* session_key.c */
 int key_maker_init(struct key_maker *maker, const uint8_t secret[32]) _must_check_;

@@ -8,7 +8,6 @@
  */
 
 #include "daemon/session_internal.h"
-#include "daemon/session_record.h"
 
 /**
  * arena_open() - the tenant's store: what an earlier daemon left, or a new one

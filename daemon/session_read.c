@@ -163,6 +163,8 @@ static void pin(struct reading *reading, struct sequence *sequence)
         reading->tail_object = sequence->tail_object;
         reading->tail_dtype = sequence->tail_dtype;
     }
+    if (end > reading->tail_first && sequence_n_lossy(sequence))
+        coded_end = sequence->tail_mark.lossy_end < end ? sequence->tail_mark.lossy_end : end;
     reading->op->n_coded_tokens = coded_end > op->first_token ? coded_end - op->first_token : 0;
     reading->op->generation = sequence->generation;
 }

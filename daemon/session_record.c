@@ -7,11 +7,15 @@
 #include "lib/base/error.h"
 
 enum {
-    VERSION = 1,
+    VERSION = 2,
     KIND_BEGIN = 1,
     KIND_IDS = 2,
     KIND_SEAL = 3,
+    KIND_MAKER = 4,
+    KIND_TAIL = 5,
+    KIND_PIN = 6,
     MAX_IDS = 1 << 30, /* a sequence's tokens */
+    MAX_TILES = MAX_IDS / 128,
 };
 
 struct entry {
@@ -30,14 +34,20 @@ struct ids_bytes { /* the ids follow */
     uint64_t first_token;
 };
 
-struct seal_bytes {
+struct pair_bytes { /* SEAL, MAKER, TAIL */
     struct entry entry;
-    uint64_t n_tiles, generation;
+    uint64_t a, b;
+};
+
+struct pin_bytes {
+    struct entry entry;
+    uint64_t until_ns;
 };
 
 _Static_assert(sizeof(struct begin_bytes) == 8 + 96, "wire");
 _Static_assert(sizeof(struct ids_bytes) == 16, "wire");
-_Static_assert(sizeof(struct seal_bytes) == 24, "wire");
+_Static_assert(sizeof(struct pair_bytes) == 24, "wire");
+_Static_assert(sizeof(struct pin_bytes) == 16, "wire");
 
 /* --- writing ---------------------------------------------------------------------------------- */
 
@@ -60,12 +70,20 @@ static uint8_t *put_ids(uint8_t *to, uint64_t first_token, const uint32_t *ids, 
     return to + ids_size(n_ids);
 }
 
-static uint8_t *put_seal(uint8_t *to, uint64_t n_tiles, uint64_t generation)
+static uint8_t *put_pair(uint8_t *to, uint32_t kind, uint64_t a, uint64_t b)
 {
-    struct seal_bytes seal = { { KIND_SEAL, 16 }, n_tiles, generation };
+    struct pair_bytes pair = { { kind, 16 }, a, b };
 
-    memcpy(to, &seal, sizeof(seal));
-    return to + sizeof(seal);
+    memcpy(to, &pair, sizeof(pair));
+    return to + sizeof(pair);
+}
+
+static uint8_t *put_pin(uint8_t *to, uint64_t until_ns)
+{
+    struct pin_bytes pin = { { KIND_PIN, 8 }, until_ns };
+
+    memcpy(to, &pin, sizeof(pin));
+    return to + sizeof(pin);
 }
 
 int record_pack(const struct record_content *content, uint8_t **ret_bytes, size_t *ret_n_bytes)
@@ -79,7 +97,8 @@ int record_pack(const struct record_content *content, uint8_t **ret_bytes, size_
         .fork_origin = b->fork_origin,
         .n_adopted_tokens = b->n_adopted_tokens,
     };
-    size_t n = sizeof(begin) + ids_size(content->n_ids) + sizeof(struct seal_bytes);
+    size_t n = sizeof(begin) + ids_size(content->n_ids) +
+               (content->n_makers + 2) * sizeof(struct pair_bytes) + sizeof(struct pin_bytes);
     uint8_t *bytes = malloc(n), *to = bytes;
 
     if (!bytes)
@@ -88,7 +107,11 @@ int record_pack(const struct record_content *content, uint8_t **ret_bytes, size_
     memcpy(begin.scope, b->scope, sizeof(begin.scope));
     memcpy(to, &begin, sizeof(begin));
     to = put_ids(to + sizeof(begin), 0, content->ids, content->n_ids);
-    put_seal(to, content->n_tiles, content->generation);
+    for (size_t i = 0; i < content->n_makers; i++)
+        to = put_pair(to, KIND_MAKER, content->makers[i].first_tile, content->makers[i].id);
+    to = put_pair(to, KIND_TAIL, content->tail.version, content->tail.lossy_end);
+    to = put_pair(to, KIND_SEAL, content->n_tiles, content->generation);
+    put_pin(to, content->pinned_until_ns);
     *ret_bytes = bytes;
     *ret_n_bytes = n;
     return 0;
@@ -96,16 +119,24 @@ int record_pack(const struct record_content *content, uint8_t **ret_bytes, size_
 
 int record_pack_change(const struct record_change *change, uint8_t **ret_bytes, size_t *ret_n_bytes)
 {
+    uint32_t n_pairs = change->has_maker + change->has_tail + change->has_seal;
     size_t n = (change->has_ids ? ids_size(change->n_ids) : 0) +
-               (change->has_seal ? sizeof(struct seal_bytes) : 0);
+               n_pairs * sizeof(struct pair_bytes) +
+               (change->has_pin ? sizeof(struct pin_bytes) : 0);
     uint8_t *bytes = malloc(n + 1), *to = bytes;
 
     if (!bytes)
         return error_origin(-ENOMEM);
     if (change->has_ids)
         to = put_ids(to, change->first_token, change->ids, change->n_ids);
+    if (change->has_maker)
+        to = put_pair(to, KIND_MAKER, change->maker.first_tile, change->maker.id);
+    if (change->has_tail)
+        to = put_pair(to, KIND_TAIL, change->tail.version, change->tail.lossy_end);
     if (change->has_seal)
-        put_seal(to, change->n_tiles, change->generation);
+        to = put_pair(to, KIND_SEAL, change->n_tiles, change->generation);
+    if (change->has_pin)
+        put_pin(to, change->pinned_until_ns);
     *ret_bytes = bytes;
     *ret_n_bytes = n;
     return 0;
@@ -120,7 +151,7 @@ static int read_begin(const uint8_t *at, size_t n, struct record_content *conten
     if (n < sizeof(b))
         return RECORD_E_FOREIGN;
     memcpy(&b, at, sizeof(b));
-    if (b.entry.kind != KIND_BEGIN || b.entry.n_bytes != 96 || b.version != VERSION)
+    if (b.entry.kind != KIND_BEGIN || b.entry.n_bytes != 96 || !b.version || b.version > VERSION)
         return RECORD_E_FOREIGN;
     content->begin = (struct record_begin){ .rate = b.rate,
                                             .position_base = b.position_base,
@@ -131,9 +162,25 @@ static int read_begin(const uint8_t *at, size_t n, struct record_content *conten
     return 0;
 }
 
-static int read_ids(const uint8_t *body, uint32_t n_bytes, size_t *capacity,
-                    struct record_content *content)
+/* Room for n elements, twice as much as before at least. NULL: no memory */
+static void *enlarge(void *array, size_t *capacity, size_t n, size_t element_bytes)
 {
+    size_t more = n < 2 * *capacity ? 2 * *capacity : n;
+
+    array = realloc(array, more * element_bytes);
+    if (array)
+        *capacity = more;
+    return array;
+}
+
+struct parse {
+    struct record_content content;
+    size_t ids_capacity, makers_capacity;
+};
+
+static int read_ids(struct parse *parse, const uint8_t *body, uint32_t n_bytes)
+{
+    struct record_content *content = &parse->content;
     size_t n_ids = n_bytes < 8 ? 0 : (n_bytes - 8) / sizeof(uint32_t), end;
     uint64_t first;
 
@@ -143,14 +190,12 @@ static int read_ids(const uint8_t *body, uint32_t n_bytes, size_t *capacity,
     if (first > content->n_ids || first + n_ids > MAX_IDS) /* a gap */
         return RECORD_E_FOREIGN;
     end = (size_t)first + n_ids;
-    if (end > *capacity) {
-        size_t more = end < 2 * *capacity ? 2 * *capacity : end;
-        uint32_t *ids = realloc(content->ids, more * sizeof(*ids));
+    if (end > parse->ids_capacity) {
+        uint32_t *ids = enlarge(content->ids, &parse->ids_capacity, end, sizeof(*ids));
 
         if (!ids)
             return error_origin(-ENOMEM);
         content->ids = ids;
-        *capacity = more;
     }
     if (n_ids)
         memcpy(content->ids + first, body + 8, n_ids * sizeof(uint32_t));
@@ -158,20 +203,67 @@ static int read_ids(const uint8_t *body, uint32_t n_bytes, size_t *capacity,
     return 0;
 }
 
-static int read_entry(const struct entry *entry, const uint8_t *body, size_t *capacity,
-                      struct record_content *content)
+/* Those of tiles that are there no more. */
+static void cut_makers(struct record_content *content, uint64_t n_tiles)
+{
+    while (content->n_makers && content->makers[content->n_makers - 1].first_tile >= n_tiles)
+        content->n_makers--;
+}
+
+static int read_maker(struct parse *parse, uint64_t first_tile, uint64_t id)
+{
+    struct record_content *content = &parse->content;
+
+    if (first_tile > MAX_TILES)
+        return RECORD_E_FOREIGN;
+    cut_makers(content, first_tile);
+    if (content->n_makers == parse->makers_capacity) {
+        struct record_maker *makers = enlarge(content->makers, &parse->makers_capacity,
+                                              content->n_makers + 1, sizeof(*makers));
+
+        if (!makers)
+            return error_origin(-ENOMEM);
+        content->makers = makers;
+    }
+    content->makers[content->n_makers++] = (struct record_maker){ first_tile, id };
+    return 0;
+}
+
+static int read_pair(struct parse *parse, uint32_t kind, const uint8_t *body)
+{
+    struct record_content *content = &parse->content;
+    uint64_t a, b;
+
+    memcpy(&a, body, 8);
+    memcpy(&b, body + 8, 8);
+    if (kind == KIND_MAKER)
+        return read_maker(parse, a, b);
+    if (kind == KIND_TAIL) {
+        content->tail = (struct record_tail){ a, b };
+        return a > UINT32_MAX ? RECORD_E_FOREIGN : 0;
+    }
+    content->n_tiles = a;
+    content->generation = b;
+    cut_makers(content, a);
+    return a > MAX_TILES ? RECORD_E_FOREIGN : 0;
+}
+
+static int read_entry(struct parse *parse, const struct entry *entry, const uint8_t *body)
 {
     switch (entry->kind) {
     case KIND_BEGIN:
         return RECORD_E_FOREIGN; /* once */
     case KIND_IDS:
-        return read_ids(body, entry->n_bytes, capacity, content);
+        return read_ids(parse, body, entry->n_bytes);
     case KIND_SEAL:
-        if (entry->n_bytes != 16)
+    case KIND_MAKER:
+    case KIND_TAIL:
+        return entry->n_bytes == 16 ? read_pair(parse, entry->kind, body) : RECORD_E_FOREIGN;
+    case KIND_PIN:
+        if (entry->n_bytes != 8)
             return RECORD_E_FOREIGN;
-        memcpy(&content->n_tiles, body, 8);
-        memcpy(&content->generation, body + 8, 8);
-        return content->n_tiles > MAX_IDS / 128 ? RECORD_E_FOREIGN : 0;
+        memcpy(&parse->content.pinned_until_ns, body, 8);
+        return 0;
     default:
         return 0;
     }
@@ -179,9 +271,9 @@ static int read_entry(const struct entry *entry, const uint8_t *body, size_t *ca
 
 int record_parse(const uint8_t *bytes, size_t n_bytes, struct record_content *ret_content)
 {
-    struct record_content content = { 0 };
-    size_t capacity = 0, at = sizeof(struct begin_bytes);
-    int r = read_begin(bytes, n_bytes, &content);
+    struct parse parse = { 0 };
+    size_t at = sizeof(struct begin_bytes);
+    int r = read_begin(bytes, n_bytes, &parse.content);
 
     while (!r && at < n_bytes) {
         struct entry entry;
@@ -195,19 +287,21 @@ int record_parse(const uint8_t *bytes, size_t n_bytes, struct record_content *re
         if (align_up(entry.n_bytes, 8) > n_bytes - at)
             r = RECORD_E_FOREIGN;
         else
-            r = read_entry(&entry, bytes + at, &capacity, &content);
+            r = read_entry(&parse, &entry, bytes + at);
         at += align_up(entry.n_bytes, 8);
     }
     if (r) {
-        record_content_deinit(&content);
+        record_content_deinit(&parse.content);
         return r;
     }
-    *ret_content = content;
+    *ret_content = parse.content;
     return 0;
 }
 
 void record_content_deinit(struct record_content *content)
 {
     free(content->ids);
+    free(content->makers);
     content->ids = NULL;
+    content->makers = NULL;
 }

@@ -7,14 +7,21 @@
  * only grows, and is written anew when its room is used up. A later entry changes what an earlier
  * one said. Kinds that are not known are passed over, so that more can be added.
  *
- *     BEGIN  u32 version = 1, u32 rate, u64 position_base, u64 fork_origin (0: none),
+ *     BEGIN  u32 version = 2, u32 rate, u64 position_base, u64 fork_origin (0: none),
  *            u64 n_adopted_tokens, u8 profile_id[32], u8 scope[32]    first, once
  *     IDS    u64 first_token, u32 ids[]      ids of the tokens from first_token on; none after them
  *     SEAL   u64 n_tiles, u64 generation     so many tiles there are, the tail goes on behind them
+ *     MAKER  u64 first_tile, u64 id          keys of tiles without ids, from first_tile on, are
+ * made with this id; before any: with the sequence's TAIL   u64 version, u64 lossy_end      which
+ * tail counts; its rows of tokens before lossy_end are decoded ones PIN    u64 until_ns pinned
+ * until then, CLOCK_MONOTONIC; 0: not
+ *
+ * Version 1 had BEGIN, IDS and SEAL alone, and is read.
  *
  * What is not there follows: tiles' keys from ids and scope (session_key.c), the number of tokens
- * from n_tiles and the tail whose first_index is 128 n_tiles. Ids are written before the rows they
- * belong to are committed; those of rows that never were are cut off when it is read.
+ * from n_tiles and the tail of that version whose first_index is 128 n_tiles. Ids are written
+ * before the rows they belong to are committed; those of rows that never were are cut off when it
+ * is read.
  */
 
 #include <stdbool.h>
@@ -27,25 +34,43 @@ struct record_begin {
     uint8_t profile_id[32], scope[32];
 };
 
+struct record_maker {
+    uint64_t first_tile, id;
+};
+
+struct record_tail {
+    uint64_t version, lossy_end;
+};
+
 struct record_content {
     struct record_begin begin;
     uint32_t *ids; /* owned */
     size_t n_ids;
+    struct record_maker *makers; /* owned; first_tile grows, and is < n_tiles */
+    size_t n_makers;
+    struct record_tail tail;
     uint64_t n_tiles, generation;
+    uint64_t pinned_until_ns;
 };
 
 /** record_pack() - a whole record; *ret_bytes is malloc'ed, the caller's. Return: 0, -ENOMEM */
 int record_pack(const struct record_content *content, uint8_t **ret_bytes,
                 size_t *ret_n_bytes) _must_check_;
 
-/* What an append adds. */
+/* What a request adds. */
 struct record_change {
     bool has_ids;
     uint64_t first_token;
     const uint32_t *ids;
     size_t n_ids; /* may be 0: what was said of tokens from first_token on does not hold */
+    bool has_maker;
+    struct record_maker maker;
+    bool has_tail;
+    struct record_tail tail;
     bool has_seal;
     uint64_t n_tiles, generation;
+    bool has_pin;
+    uint64_t pinned_until_ns;
 };
 
 /** record_pack_change() - its entries; as record_pack(). n 0 when there is nothing to say */

@@ -190,17 +190,6 @@ static struct session_calibration *reserve(const struct sequence *sequence,
     return c;
 }
 
-static struct dpq_tensor canonical(const struct dpq_geometry *g, uint32_t dtype)
-{
-    int64_t token = (int64_t)dpq_row_bytes(g, dtype), layer = token / g->n_layers;
-
-    return (struct dpq_tensor){ .dtype = dtype,
-                                .stride_layer = layer,
-                                .stride_kind = layer / 2,
-                                .stride_head = layer / 2 / g->n_kv_heads,
-                                .stride_token = token };
-}
-
 /* @r: of the adding. What can't be kept ends the sampling; training goes with what is there. */
 static void release(struct session_calibration *calibration, int r)
 {
@@ -224,7 +213,7 @@ void refine_offer(const struct sequence *sequence, const uint8_t key[KEY_BYTES],
 {
     const struct dpq_geometry *g = profile_geometry(sequence->profile);
     struct dpq_fault fault = { .layer = -1, .kind = -1, .head = -1, .token = -1 };
-    const struct dpq_tensor tensor = canonical(g, dtype);
+    const struct dpq_tensor tensor = tensor_canonical(g, dtype);
     struct session_calibration *calibration;
     int r;
 

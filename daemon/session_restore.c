@@ -2,10 +2,10 @@
  * Sequences that outlive the daemon
  *
  * A record says what a sequence is; its tiles are found by the keys that follow from it, its tail
- * by the index at which the tiles end. The order in which an append commits makes this enough: ids
- * before rows, tiles and the new tail before the record's SEAL, and the old tail goes last. So a
- * sequence is either as it was acknowledged, or as it would have been a moment later; a tail that
- * no record goes on with belongs to an append that was cut short.
+ * by the index at which the tiles end, and its version. The order in which an append commits makes
+ * this enough: ids before rows, tiles and the new tail before the record's SEAL, and the old tail
+ * goes last. So a sequence is either as it was acknowledged, or as it would have been a moment
+ * later; a tail that no record goes on with belongs to an append that was cut short.
  *
  * Clients do not outlive their connection: sequences of which nobody had appended a token go, the
  * others wait for whoever knows their ids.
@@ -23,43 +23,62 @@ enum { ROOM_BYTES = 4096 };
 /* --- writing ---------------------------------------------------------------------------------- */
 
 /* The sequence as the change leaves it; its ids are in the array already, behind the acknowledged.
- */
+ * @ret_makers: room for one more than the sequence has; the content's */
 static struct record_content content_after(const struct sequence *sequence,
-                                           const struct record_change *change)
+                                           const struct record_change *change,
+                                           struct record_maker *ret_makers)
 {
     struct record_content content = {
         .begin = { .rate = sequence->rate,
                    .position_base = sequence->position_base,
+                   .fork_origin = sequence->fork_origin,
                    .n_adopted_tokens = sequence->n_adopted_tokens },
         .ids = sequence->token_ids,
-        .n_ids = sequence->n_token_ids + (change->has_ids ? change->n_ids : 0),
+        .n_ids = change->has_ids ? change->first_token + change->n_ids : sequence->n_token_ids,
+        .makers = ret_makers,
+        .tail = change->has_tail ? change->tail : sequence->tail_mark,
         .n_tiles = change->has_seal ? change->n_tiles : sequence->n_tiles,
         .generation = change->has_seal ? change->generation : sequence->generation,
+        .pinned_until_ns = change->has_pin ? change->pinned_until_ns : sequence->pinned_until_ns,
     };
 
     memcpy(content.begin.profile_id, dpq_profile_digest(sequence->profile->profile), 32);
     memcpy(content.begin.scope, sequence->scope, KEY_BYTES);
+    while (content.n_makers < sequence->n_makers &&
+           sequence->makers[content.n_makers].first_tile < content.n_tiles) {
+        ret_makers[content.n_makers] = sequence->makers[content.n_makers];
+        content.n_makers++;
+    }
+    if (change->has_maker)
+        ret_makers[content.n_makers++] = change->maker;
     return content;
 }
 
 static int write_anew(struct sequence *sequence, const struct record_change *change,
                       uint64_t now_ns)
 {
-    struct record_content content = content_after(sequence, change);
+    struct record_maker *makers = malloc((sequence->n_makers + 1) * sizeof(*makers));
+    struct record_content content;
     struct record *record = NULL;
     uint8_t *bytes;
     size_t n;
     int r;
 
+    if (!makers)
+        return error_origin(-ENOMEM);
+    content = content_after(sequence, change, makers);
     r = record_pack(&content, &bytes, &n);
+    free(makers);
     if (r)
         return error_fold(r);
     r = record_new(sequence->tenant->store, sequence->entry.id, bytes, n,
                    2 * n < ROOM_BYTES ? ROOM_BYTES : 2 * n, sequence->record, now_ns, &record);
     free(bytes);
-    if (!r)
-        sequence->record = record;
-    return r;
+    if (r)
+        return r;
+    sequence->record = record;
+    sequence->n_recorded_ids = content.n_ids;
+    return 0;
 }
 
 int sequence_write(struct sequence *sequence, const struct record_change *change, uint64_t now_ns)
@@ -74,12 +93,10 @@ int sequence_write(struct sequence *sequence, const struct record_change *change
             return error_fold(r);
         r = n ? record_grow(sequence->record, bytes, n) : 0;
         free(bytes);
+        if (!r && change->has_ids)
+            sequence->n_recorded_ids = change->first_token + change->n_ids;
     }
-    if (r == STORE_E_FULL)
-        r = write_anew(sequence, change, now_ns);
-    if (!r && change->has_ids)
-        sequence->n_recorded_ids = change->first_token + change->n_ids;
-    return r;
+    return r == STORE_E_FULL ? write_anew(sequence, change, now_ns) : r;
 }
 
 /* --- reading ---------------------------------------------------------------------------------- */
@@ -97,9 +114,7 @@ static void restored_free(struct sequence *sequence)
 
     while (sequence->n_tiles)
         tile_unref(sequence->tiles[--sequence->n_tiles], false, now_ns, NULL);
-    free(sequence->tiles);
-    free(sequence->token_ids);
-    free(sequence);
+    sequence_free(sequence);
 }
 
 /* The next tile's key; the last one's before. Keyed are those whose tokens all have ids. */
@@ -109,7 +124,7 @@ static int next_key(struct restore *r, const struct sequence *sequence, uint64_t
     if ((i + 1) * DPQ_TILE_TOKENS <= sequence->n_token_ids)
         return key_tile(r->maker, sequence->scope, key, sequence->token_ids + i * DPQ_TILE_TOKENS,
                         key);
-    return key_private(r->maker, sequence->scope, sequence->entry.id, i, key);
+    return key_private(r->maker, sequence->scope, sequence_private_id(sequence, i), i, key);
 }
 
 /* STORE_E_NONE: one of them is not there */
@@ -132,6 +147,12 @@ static int find_tiles(struct restore *r, struct sequence *sequence, uint64_t n_t
     return e;
 }
 
+/* No pin is longer than the longest: another one is not of this boot's clock. */
+static uint64_t pin_until(uint64_t until_ns)
+{
+    return until_ns > session_now_ns() + SESSION_MAX_PIN_MS * UINT64_C(1000000) ? 0 : until_ns;
+}
+
 static struct sequence *sequence_of(struct restore *r, const struct record_content *content,
                                     struct record *record)
 {
@@ -145,8 +166,16 @@ static struct sequence *sequence_of(struct restore *r, const struct record_conte
     sequence->refs = 1;
     sequence->rate = content->begin.rate;
     sequence->position_base = content->begin.position_base;
+    sequence->fork_origin = content->begin.fork_origin;
     sequence->n_adopted_tokens = content->begin.n_adopted_tokens;
     sequence->generation = content->generation;
+    sequence_set_pin(sequence, pin_until(content->pinned_until_ns));
+    sequence->tail_mark = content->tail;
+    sequence->makers = content->makers;
+    sequence->n_makers = sequence->makers_capacity = content->n_makers;
+    /* those of an append that was cut short are not to be taken for those of the next one */
+    sequence->private_id = session_new_id(r->session);
+    sequence->owner_gone = true;
     sequence->record = record;
     sequence->n_recorded_ids = content->n_ids;
     sequence->tail_object.ref.slot = NO_SLOT;
@@ -169,9 +198,7 @@ static void say_lost(struct restore *r, const struct sequence *sequence, uint64_
 static void hold(struct restore *r, struct sequence *sequence)
 {
     r->n_unreadable++;
-    free(sequence->tiles);
-    free(sequence->token_ids);
-    free(sequence);
+    sequence_free(sequence);
 }
 
 /* @record: gone afterwards, when its sequence is */
@@ -231,7 +258,7 @@ static int restore_tail(struct restore *r, struct tail *tail)
 
     if (!sequence && is_recorded(r->tenant->store, tail_sequence_id(tail)))
         return 0; /* of one that can't be read */
-    if (!sequence || sequence->tail ||
+    if (!sequence || sequence->tail || tail_version(tail) != sequence->tail_mark.version ||
         tail_first_index(tail) != sequence->n_tiles * DPQ_TILE_TOKENS) {
         tail_free(tail, session_now_ns(), NULL);
         return 0;
@@ -256,7 +283,7 @@ static void finish(struct restore *r, struct sequence *sequence)
         sequence->n_token_ids = sequence->n_tokens; /* of rows that were never committed */
     r->n_restored++;
     r->n_tokens += sequence->n_tokens;
-    if (sequence->n_tokens > sequence->n_adopted_tokens)
+    if (!sequence_is_orphan(sequence, session_now_ns()))
         return;
     id_table_remove(&r->session->sequences, &sequence->entry);
     r->tenant->n_sequences--;

@@ -35,8 +35,28 @@ void sequence_unref(struct session *session, struct sequence *sequence)
     if (refs)
         return;
     assert(!sequence->tiles && !sequence->tail && !sequence->busy);
+    sequence_free(sequence);
+}
+
+struct sequence *sequence_free(struct sequence *sequence)
+{
+    if (!sequence)
+        return NULL;
+    free(sequence->tiles);
     free(sequence->token_ids);
+    free(sequence->makers);
     free(sequence);
+    return NULL;
+}
+
+uint64_t sequence_new_id(struct session *session)
+{
+    uint64_t id;
+
+    do /* those of earlier runs are not far from impossible, but not impossible */
+        id = session_new_id(session);
+    while (id_table_find(&session->sequences, id));
+    return id;
 }
 
 uint64_t tail_holder_unref(struct session *session, struct tail_holder *holder)
@@ -73,8 +93,31 @@ int sequence_reserve_ids(struct sequence *sequence, size_t n)
     return 0;
 }
 
-/* out of the table: from now on nobody finds it. Locked. */
-static void unlink_sequence(struct session *session, struct sequence *sequence)
+int sequence_reserve_maker(struct sequence *sequence)
+{
+    size_t capacity = 2 * sequence->n_makers + 1;
+    struct record_maker *makers;
+
+    if (sequence->n_makers < sequence->makers_capacity)
+        return 0;
+    makers = realloc(sequence->makers, capacity * sizeof(*makers));
+    if (!makers)
+        return error_origin(-ENOMEM);
+    sequence->makers = makers;
+    sequence->makers_capacity = capacity;
+    return 0;
+}
+
+uint64_t sequence_private_id(const struct sequence *sequence, uint64_t tile_index)
+{
+    size_t n = sequence->n_makers;
+
+    while (n && sequence->makers[n - 1].first_tile > tile_index)
+        n--;
+    return n ? sequence->makers[n - 1].id : sequence->entry.id;
+}
+
+void sequence_unlink(struct session *session, struct sequence *sequence)
 {
     assert(!sequence->released);
     sequence->released = true;
@@ -82,14 +125,15 @@ static void unlink_sequence(struct session *session, struct sequence *sequence)
     sequence->tenant->n_sequences--;
 }
 
-/* give tiles and tail of an unlinked sequence back; drops the table's reference */
-static uint64_t empty_sequence(struct session *session, struct sequence *sequence, bool discard)
+uint64_t sequence_empty(struct session *session, struct sequence *sequence,
+                        enum session_discard discard)
 {
     struct event event = { .kind = EVENT_SEQUENCE_RELEASED,
                            .tenant = sequence->tenant->index,
                            .id = sequence->entry.id,
                            .a = sequence->n_tokens };
     uint64_t now_ns = session_now_ns();
+    bool frees;
 
     /* the record first: after that a restart does not find the sequence */
     sequence->record = record_free(sequence->record, now_ns);
@@ -98,7 +142,10 @@ static uint64_t empty_sequence(struct session *session, struct sequence *sequenc
         sequence->n_tiles) { /* the last first: what follows is worth less than what it follows */
         uint64_t freed = 0;
 
-        tile_unref(sequence->tiles[--sequence->n_tiles], discard, now_ns, &freed);
+        sequence->n_tiles--;
+        frees = discard == DISCARD_TILES || (discard == DISCARD_PRIVATE_TILES &&
+                                             sequence_tile_is_private(sequence, sequence->n_tiles));
+        tile_unref(sequence->tiles[sequence->n_tiles], frees, now_ns, &freed);
         event.b += freed;
     }
     free(sequence->tiles);
@@ -116,11 +163,9 @@ void sequence_forget_all(struct session *session)
         struct sequence *sequence = (struct sequence *)entry;
 
         assert(!sequence->busy && sequence->refs == 1); /* no request is outstanding */
-        unlink_sequence(session, sequence);
+        sequence_unlink(session, sequence);
         free(sequence->tail); /* tail, record and tiles are the store's */
-        free(sequence->tiles);
-        free(sequence->token_ids);
-        free(sequence);
+        sequence_free(sequence);
     }
 }
 
@@ -151,13 +196,21 @@ int sequence_enter(struct sequence *sequence, struct turn *turn, bool *ret_begin
 }
 
 /* Nobody but its owner can have wanted it: only what was there before was adopted. */
-static bool is_unused(const struct sequence *sequence)
+static bool is_unused(const struct sequence *sequence, uint64_t now_ns)
 {
-    return sequence->n_tokens == sequence->n_adopted_tokens;
+    return sequence->n_tokens == sequence->n_adopted_tokens && !sequence->fork_origin &&
+           !sequence->tail_mark.version && !sequence_pinned(sequence, now_ns);
+}
+
+bool sequence_is_orphan(const struct sequence *sequence, uint64_t now_ns)
+{
+    return sequence->owner_gone && is_unused(sequence, now_ns);
 }
 
 void sequence_leave(struct session *session, struct sequence *sequence)
 {
+    uint64_t now_ns = session_now_ns();
+
     for (;;) {
         struct turn *next;
         bool drop;
@@ -170,12 +223,12 @@ void sequence_leave(struct session *session, struct sequence *sequence)
         } else {
             sequence->busy = false;
         }
-        drop = !next && sequence->owner_gone && is_unused(sequence) && !sequence->released;
+        drop = !next && !sequence->released && sequence_is_orphan(sequence, now_ns);
         if (drop)
-            unlink_sequence(session, sequence);
+            sequence_unlink(session, sequence);
         session_unlock(session);
         if (drop)
-            empty_sequence(session, sequence, false);
+            sequence_empty(session, sequence, DISCARD_NOTHING);
         if (!next) {
             sequence_unref(session, sequence);
             return;
@@ -186,34 +239,79 @@ void sequence_leave(struct session *session, struct sequence *sequence)
     }
 }
 
-uint32_t sequence_owner_gone(struct session *session, uint64_t client_id)
+/* Those that are orphans now, out of the table. @client_id: whose, 0: anybody's. Locked */
+static struct id_entry *unlink_orphans(struct session *session, uint64_t client_id, uint64_t now_ns)
 {
     struct id_entry *drop = NULL, *entry, *next;
-    uint32_t n = 0;
 
-    session_lock(session);
     for (entry = id_table_next(&session->sequences, NULL); entry; entry = next) {
         struct sequence *sequence = (struct sequence *)entry;
 
         next = id_table_next(&session->sequences, entry);
-        if (sequence->owner != client_id)
+        if (client_id && sequence->owner != client_id)
             continue;
-        sequence->owner_gone = true; /* a running append's end looks at it */
-        if (!is_unused(sequence) || sequence->busy)
+        if (client_id)
+            sequence->owner_gone = true; /* a running append's end looks at it */
+        if (sequence->busy || !sequence_is_orphan(sequence, now_ns))
             continue;
-        unlink_sequence(session, sequence);
+        sequence_unlink(session, sequence);
         entry->next = drop;
         drop = entry;
-        n++;
     }
+    return drop;
+}
+
+static uint32_t drop_orphans(struct session *session, uint64_t client_id, uint64_t now_ns)
+{
+    struct id_entry *drop;
+    uint32_t n = 0;
+
+    session_lock(session);
+    drop = unlink_orphans(session, client_id, now_ns);
     session_unlock(session);
     while (drop) {
         struct sequence *sequence = (struct sequence *)drop;
 
         drop = drop->next;
-        empty_sequence(session, sequence, false);
+        sequence_empty(session, sequence, DISCARD_NOTHING);
+        n++;
     }
     return n;
+}
+
+uint32_t sequence_owner_gone(struct session *session, uint64_t client_id)
+{
+    return drop_orphans(session, client_id, session_now_ns());
+}
+
+void sequence_pins_tick(struct session *session, uint64_t now_ns)
+{
+    struct id_entry *entry = NULL;
+    uint64_t next_ns = UINT64_MAX;
+    bool is_due;
+
+    session_lock(session);
+    is_due = session->next_pin_ns <= now_ns;
+    while (is_due && (entry = id_table_next(&session->sequences, entry))) {
+        const struct sequence *sequence = (struct sequence *)entry;
+
+        if (sequence_pinned(sequence, now_ns) && sequence->pinned_until_ns < next_ns)
+            next_ns = sequence->pinned_until_ns;
+    }
+    if (is_due)
+        session->next_pin_ns = next_ns;
+    session_unlock(session);
+    if (is_due)
+        drop_orphans(session, 0, now_ns);
+}
+
+void sequence_set_pin(struct sequence *sequence, uint64_t until_ns)
+{
+    struct session *session = sequence->tenant->session;
+
+    sequence->pinned_until_ns = until_ns;
+    if (until_ns && until_ns < session->next_pin_ns)
+        session->next_pin_ns = until_ns;
 }
 
 /* --- create ----------------------------------------------------------------------------------- */
@@ -225,31 +323,41 @@ struct creation {
     const struct profile_entry *profile;
 };
 
+int sequence_add(struct session *session, struct sequence *sequence,
+                 struct session_error *ret_error)
+{
+    struct tenant *tenant = sequence->tenant;
+
+    if (tenant->n_sequences >= MAX_SEQUENCES) {
+        session_error_set(ret_error, SESSION_RESOURCE_EXHAUSTED, "LIMIT",
+                          "tenant %s has %d sequences, the most there may be", tenant->config->name,
+                          MAX_SEQUENCES);
+        return 1;
+    }
+    if (!sequence->entry.id)
+        sequence->entry.id = sequence_new_id(session);
+    id_table_add(&session->sequences, &sequence->entry);
+    tenant->n_sequences++;
+    return 0;
+}
+
 /* owner and limits; then the sequence is in the table */
 static int add_sequence(struct session *session, struct session_create *op,
                         struct sequence *sequence)
 {
-    struct tenant *tenant = sequence->tenant;
     int r = 1;
 
     session_lock(session);
     if (op->client_id && !client_find(session, op->tenant, op->client_id)) {
         session_error_set(&op->error, SESSION_NOT_FOUND, "CLIENT", "client_id %llu is not attached",
                           (unsigned long long)op->client_id);
-    } else if (tenant->n_sequences >= MAX_SEQUENCES) {
-        session_error_set(&op->error, SESSION_RESOURCE_EXHAUSTED, "LIMIT",
-                          "tenant %s has %d sequences, the most there may be", tenant->config->name,
-                          MAX_SEQUENCES);
     } else {
-        do /* those of earlier runs are not far from impossible, but not impossible */
-            sequence->entry.id = session_new_id(session);
-        while (id_table_find(&session->sequences, sequence->entry.id));
-        id_table_add(&session->sequences, &sequence->entry);
-        tenant->n_sequences++;
-        tenant->tokens_shared += sequence->n_tokens;
-        op->sequence_id = sequence->entry.id;
+        r = sequence_add(session, sequence, &op->error);
+    }
+    if (!r) {
+        sequence->private_id = op->sequence_id = sequence->entry.id;
         op->n_tokens = sequence->n_tokens;
-        r = 0;
+        sequence->tenant->tokens_shared += sequence->n_tokens;
     }
     session_unlock(session);
     return r;
@@ -293,8 +401,8 @@ static void discard_unborn(struct sequence *sequence)
     struct prefix_hit hit = { sequence->tiles, sequence->n_tiles };
 
     prefix_hit_deinit(&hit);
-    free(sequence->token_ids);
-    free(sequence);
+    sequence->tiles = NULL;
+    sequence_free(sequence);
 }
 
 static void create(struct session *session, struct session_create *op,
@@ -359,73 +467,4 @@ void session_create(struct session *session, struct session_create *op)
         }
     }
     op->done(op);
-}
-
-/* --- release ---------------------------------------------------------------------------------- */
-
-struct release {
-    struct turn turn;
-    struct session *session;
-    struct sequence *sequence;
-    struct session_release *op;
-};
-
-static bool release_begin(struct turn *turn)
-{
-    struct release *release = (struct release *)turn;
-    struct session *session = release->session;
-    struct sequence *sequence = release->sequence;
-    struct session_release *op = release->op;
-    bool was_released;
-
-    session_lock(session);
-    was_released = sequence->released;
-    if (!was_released)
-        unlink_sequence(session, sequence);
-    session_unlock(session);
-    if (was_released)
-        session_error_set(&op->error, SESSION_NOT_FOUND, "SEQUENCE",
-                          "sequence %llu was released meanwhile",
-                          (unsigned long long)sequence->entry.id);
-    else
-        op->freed_bytes = empty_sequence(session, sequence, op->discard);
-    free(release);
-    op->done(op);
-    return true;
-}
-
-void session_release(struct session *session, struct session_release *op)
-{
-    struct release *release = calloc(1, sizeof(*release));
-    struct sequence *sequence = NULL;
-    bool begin = false;
-    int r = 1;
-
-    session_error_clear(&op->error);
-    if (!release) {
-        session_error_fault(&op->error, error_origin(-ENOMEM), "Release");
-        op->done(op);
-        return;
-    }
-    session_lock(session);
-    sequence = sequence_find(session, op->tenant, op->sequence_id);
-    if (!sequence)
-        session_error_set(&op->error, SESSION_NOT_FOUND, "SEQUENCE", "sequence_id %llu is unknown",
-                          (unsigned long long)op->sequence_id);
-    else
-        r = sequence_enter(sequence, &release->turn, &begin, &op->error);
-    if (!r) {
-        release->turn.begin = release_begin;
-        release->session = session;
-        release->sequence = sequence;
-        release->op = op;
-    }
-    session_unlock(session);
-    if (r) {
-        free(release);
-        op->done(op);
-    } else if (begin) {
-        release_begin(&release->turn);
-        sequence_leave(session, sequence);
-    }
 }

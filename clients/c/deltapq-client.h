@@ -165,6 +165,23 @@ int dpq_client_read(struct dpq_client *client, const struct dpq_client_read_args
 int dpq_client_release(struct dpq_client *client, uint64_t sequence_id, bool discard,
                        uint64_t *ret_freed_bytes, struct dpq_client_error *ret_error);
 
+/** dpq_client_delete() - forget a sequence; tiles that nobody can look up, and no fork uses, go
+ *  @ret_freed_bytes: may be NULL */
+int dpq_client_delete(struct dpq_client *client, uint64_t sequence_id, uint64_t *ret_freed_bytes,
+                      struct dpq_client_error *ret_error);
+
+/**
+ * dpq_client_pin() - keep a sequence and all its tiles, for the client's life and beyond
+ * @ttl_ms:      1 … 86,400,000, from now on; an end that was set before and is later counts
+ * @ret_left_ms: until the end; may be NULL
+ */
+int dpq_client_pin(struct dpq_client *client, uint64_t sequence_id, uint64_t ttl_ms,
+                   uint64_t *ret_left_ms, struct dpq_client_error *ret_error);
+
+/** dpq_client_unpin() - end a pin now, whoever set it. @ret_was_pinned: may be NULL */
+int dpq_client_unpin(struct dpq_client *client, uint64_t sequence_id, bool *ret_was_pinned,
+                     struct dpq_client_error *ret_error);
+
 /* --- look-up and local decode ----------------------------------------------------------------- */
 
 struct dpq_client_tile {

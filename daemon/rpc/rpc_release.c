@@ -30,7 +30,7 @@ void rpc_release(struct rpc_call *call, const void *message)
         return;
     state->op.tenant = call->tenant;
     state->op.sequence_id = request->sequence_id;
-    state->op.discard = request->discard;
+    state->op.discard = request->discard ? DISCARD_TILES : DISCARD_NOTHING;
     state->op.done = rpc_release_done;
     state->call = rpc_call_ref(call);
     session_release(call->server->options.session, &state->op);

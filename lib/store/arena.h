@@ -85,13 +85,13 @@ struct arena_line {
     uint64_t first_index;    /* of the first token in its sequence; of a record: version */
     uint64_t first_position; /* RoPE position of that token; of a record: its room */
     uint32_t n_bytes;
-    uint32_t n_numbers;     /* that a tile stands for; in its base object's line */
-    uint32_t first_page;    /* of the extent, counted from extents_offset */
-    uint8_t kind;           /* enum dpq_slot_kind, or SLOT_KIND_RECORD */
-    uint8_t n_tokens;       /* 1 … 128; of a record: 0 */
-    uint8_t rate;           /* of a tile: enum dpq_rate */
-    uint8_t dtype;          /* of a tail's rows: enum dpq_dtype */
-    uint64_t checksum;      /* XXH3-64 of the n_bytes */
+    uint32_t n_numbers;  /* that a tile stands for; in its base object's line. Of a tail: version */
+    uint32_t first_page; /* of the extent, counted from extents_offset */
+    uint8_t kind;        /* enum dpq_slot_kind, or SLOT_KIND_RECORD */
+    uint8_t n_tokens;    /* 1 … 128; of a record: 0 */
+    uint8_t rate;        /* of a tile: enum dpq_rate */
+    uint8_t dtype;       /* of a tail's rows: enum dpq_dtype */
+    uint64_t checksum;   /* XXH3-64 of the n_bytes */
     uint64_t line_checksum; /* XXH3-64 of everything before it, the word as COMMITTED */
 };
 

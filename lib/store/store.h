@@ -270,6 +270,10 @@ int tail_new(struct store *store, uint64_t sequence_id, const uint8_t profile[32
              uint64_t row_bytes, uint64_t first_index, uint64_t first_position, uint64_t now_ns,
              struct tail **ret_tail) _must_check_;
 
+/** tail_set_version() - before the first growth: tells tails of one sequence that begin at the same
+ *  token apart. 0 else */
+void tail_set_version(struct tail *tail, uint32_t version);
+
 /**
  * tail_grow() - append rows behind the committed ones and commit them
  * Acknowledged bytes are never touched; the old slot line is freed after the new one is committed.
@@ -284,6 +288,7 @@ uint32_t tail_n_tokens(const struct tail *tail);
 uint32_t tail_dtype(const struct tail *tail);
 uint64_t tail_sequence_id(const struct tail *tail);
 uint64_t tail_first_index(const struct tail *tail);
+uint32_t tail_version(const struct tail *tail);
 void tail_object(const struct tail *tail, struct store_object *ret_object);
 void tail_lease(struct tail *tail, uint64_t until_ns);
 

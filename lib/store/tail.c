@@ -55,6 +55,12 @@ int tail_recover(struct store *store, const struct arena_line *line, uint32_t sl
     return 0;
 }
 
+void tail_set_version(struct tail *tail, uint32_t version)
+{
+    assert(tail->strip.at < 0);
+    tail->strip.line.n_numbers = version;
+}
+
 int tail_grow(struct tail *tail, const void *rows, uint32_t n_tokens)
 {
     uint32_t n = tail_n_tokens(tail);
@@ -81,6 +87,11 @@ uint64_t tail_sequence_id(const struct tail *tail)
 uint64_t tail_first_index(const struct tail *tail)
 {
     return tail->strip.line.first_index;
+}
+
+uint32_t tail_version(const struct tail *tail)
+{
+    return tail->strip.line.n_numbers;
 }
 
 void tail_object(const struct tail *tail, struct store_object *ret_object)

@@ -16,7 +16,7 @@
 
 enum {
     N_TOKENS = 3 * 128 + 37,
-    N_CHECKS = 21,
+    N_CHECKS = 24,
     MAX_INLINE_BYTES = 1 << 20,
     FIRST_LAYER_OF_PART = 1, /* if there is one */
 };
@@ -305,6 +305,23 @@ static void decode_local(const struct run *run, const uint8_t *expected)
     free(bytes);
 }
 
+static void branch(struct run *run)
+{
+    struct dpq_client_prefix prefix = prefix_of(run);
+    uint64_t id, left_ms = 0;
+    bool was_pinned = false;
+
+    if (dpq_client_create_sequence(run->client, &prefix, &id, NULL, &error))
+        bail_out("no sequence");
+    ok(!dpq_client_pin(run->client, id, 60000, &left_ms, &error) && left_ms == 60000,
+       "Pin says how long");
+    ok(!dpq_client_unpin(run->client, id, &was_pinned, &error) && was_pinned,
+       "Unpin says that there was one");
+    ok(!dpq_client_delete(run->client, id, NULL, &error) &&
+           dpq_client_delete(run->client, id, NULL, &error) == DPQ_CLIENT_NOT_FOUND,
+       "Delete, once");
+}
+
 static void end(struct run *run)
 {
     struct dpq_client_prefix prefix = prefix_of(run);
@@ -341,6 +358,7 @@ int main(int argc, char **argv)
     output = read_staging(&run);
     read_inline(&run, output);
     decode_local(&run, output);
+    branch(&run);
     end(&run);
     if (n_done != N_CHECKS)
         printf("# %d checks were planned, %d done\n", N_CHECKS, n_done);

@@ -275,7 +275,7 @@ static inline struct session_release release_run(struct fixture *f, uint64_t seq
     struct waiting_release w = { 0 };
 
     w.op.sequence_id = sequence_id;
-    w.op.discard = discard;
+    w.op.discard = discard ? DISCARD_TILES : DISCARD_NOTHING;
     release_start(f, &w);
     release_wait(&w);
     return w.op;

@@ -35,7 +35,7 @@ static void test_release(void **state)
         append_start(f, &w[i]);
     }
     last.op.sequence_id = id;
-    last.op.discard = true;
+    last.op.discard = DISCARD_TILES;
     release_start(f, &last);
     release_wait(&last);
     assert_int_equal(last.op.error.code, SESSION_OK);

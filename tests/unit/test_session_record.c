@@ -20,6 +20,7 @@ static uint32_t ids[2 * N_IDS];
 /* A record with some changes behind it. Return: its bytes */
 static size_t make(uint8_t *to)
 {
+    struct record_maker makers[] = { { 0, 71 }, { 1, 72 } };
     struct record_content content = { .begin = { .rate = 2,
                                                  .position_base = 7,
                                                  .fork_origin = 8,
@@ -28,8 +29,12 @@ static size_t make(uint8_t *to)
                                                  .scope = { 2 } },
                                       .ids = ids,
                                       .n_ids = N_IDS,
+                                      .makers = makers,
+                                      .n_makers = 2,
+                                      .tail = { 1, 140 },
                                       .n_tiles = 2,
-                                      .generation = 5 };
+                                      .generation = 5,
+                                      .pinned_until_ns = 99 };
     struct record_change change = { .has_ids = true,
                                     .first_token = 250,
                                     .ids = ids + 251,
@@ -71,7 +76,50 @@ static void test_round_trip(void **state)
     assert_int_equal(c.n_ids, 351);
     assert_memory_equal(c.ids, ids, 250 * sizeof(uint32_t));
     assert_memory_equal(c.ids + 250, ids + 251, 101 * sizeof(uint32_t));
+    assert_int_equal(c.n_makers, 2);
+    assert_true(c.makers[0].id == 71 && c.makers[1].first_tile == 1 && c.makers[1].id == 72);
+    assert_true(c.tail.version == 1 && c.tail.lossy_end == 140);
+    assert_int_equal(c.pinned_until_ns, 99);
     record_content_deinit(&c);
+}
+
+/* What a trim says: fewer tiles, and no ids of makers whose tiles have gone. */
+static void test_trim(void **state)
+{
+    const struct record_change trim = { .has_ids = true,
+                                        .first_token = 128,
+                                        .has_tail = true,
+                                        .tail = { 2, 0 },
+                                        .has_seal = true,
+                                        .n_tiles = 1,
+                                        .generation = 7 };
+    const struct record_change next = { .has_maker = true,
+                                        .maker = { 1, 73 },
+                                        .has_seal = true,
+                                        .n_tiles = 2,
+                                        .generation = 8,
+                                        .has_pin = true };
+    const struct record_change *const changes[] = { &trim, &next };
+    uint8_t bytes[MAX_BYTES], *more;
+    size_t n = make(bytes), n_more;
+    struct record_content c;
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(record_pack_change(changes[i], &more, &n_more), 0);
+        memcpy(bytes + n, more, n_more);
+        n += n_more;
+        free(more);
+        assert_int_equal(record_parse(bytes, n, &c), 0);
+        assert_int_equal(c.n_ids, 128);
+        assert_int_equal(c.n_tiles, 1 + i);
+        assert_int_equal(c.generation, 7 + i);
+        assert_true(c.tail.version == 2 && c.tail.lossy_end == 0);
+        assert_int_equal(c.n_makers, 1 + i);
+        assert_int_equal(c.makers[i].id, i ? 73 : 71);
+        assert_int_equal(c.pinned_until_ns, i ? 0 : 99);
+        record_content_deinit(&c);
+    }
 }
 
 static void test_unsaying(void **state)
@@ -106,7 +154,12 @@ static void test_other_versions(void **state)
     assert_int_equal(record_parse(bytes, n + sizeof(unknown), &c), 0);
     assert_int_equal(c.n_tiles, 3);
     record_content_deinit(&c);
-    bytes[8]++;
+    bytes[8] = 1; /* had fewer kinds */
+    assert_int_equal(record_parse(bytes, n, &c), 0);
+    record_content_deinit(&c);
+    bytes[8] = 0;
+    assert_int_equal(record_parse(bytes, n, &c), RECORD_E_FOREIGN);
+    bytes[8] = 3;
     assert_int_equal(record_parse(bytes, n, &c), RECORD_E_FOREIGN);
 }
 
@@ -145,9 +198,8 @@ static void test_damaged(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_unsaying),
-        cmocka_unit_test(test_other_versions),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_trim),
+        cmocka_unit_test(test_unsaying),   cmocka_unit_test(test_other_versions),
         cmocka_unit_test(test_damaged),
     };
 

@@ -261,6 +261,22 @@ class Client:
         return self._call(self._kv.Release, kv.ReleaseRequest(
             sequence_id=sequence.id, discard=discard)).freed_bytes
 
+    def delete(self, sequence: Sequence) -> int:
+        """Forget the sequence. Its tiles whose tokens have no ids go, if no fork uses them; the others
+        stay for look-ups until the space is needed. Bytes freed."""
+        return self._call(self._kv.Delete, kv.DeleteRequest(sequence_id=sequence.id)).freed_bytes
+
+    def pin(self, sequence: Sequence, seconds: float) -> float:
+        """Keep the sequence and all its tiles for so long, 0.001 to 86400 s, whatever room is needed for
+        and whether or not this client lives. Where a later end was set before, that one counts. Seconds
+        left."""
+        return self._call(self._kv.Pin, kv.PinRequest(
+            sequence_id=sequence.id, ttl_ms=round(seconds * 1000))).left_ms / 1000
+
+    def unpin(self, sequence: Sequence) -> bool:
+        """End the pin now, whoever set it. Was there one?"""
+        return self._call(self._kv.Unpin, kv.UnpinRequest(sequence_id=sequence.id)).was_pinned
+
     # --- local decode ---------------------------------------------------------------------------
 
     @property

@@ -1,0 +1,25 @@
+#pragma once
+
+/*
+ * The session layer: fork, trim, pin
+ *
+ * As session.h says of all requests. They have the sequence's turn, after the appends that were
+ * asked for before, and one commit each: that of a record. A process that is killed leaves the
+ * sequences as they were before it or as they are after it. Errors beside those named there:
+ * SEQUENCE, TOKEN_RANGE, TTL, ARENA_FULL, CORRUPT.
+ */
+
+#include "daemon/session.h"
+
+struct session_pin {
+    uint32_t tenant;
+    uint64_t sequence_id;
+    uint64_t ttl_ms; /* 1 ... SESSION_MAX_PIN_MS, from now on; 0: the pin ends now */
+    void (*done)(struct session_pin *op);
+    /* ---- */
+    struct session_error error;
+    bool was_pinned;
+    uint64_t left_ms; /* that the sequence is pinned now */
+};
+/* The later end counts: a pin never makes another one shorter. */
+void session_pin(struct session *session, struct session_pin *op);
