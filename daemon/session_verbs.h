@@ -11,6 +11,34 @@
 
 #include "daemon/session.h"
 
+struct session_fork {
+    uint32_t tenant;
+    uint64_t sequence_id;
+    uint64_t n_tokens; /* of its first; 0: all there are */
+    void (*done)(struct session_fork *op);
+    /* ---- */
+    struct session_error error;
+    uint64_t fork_id;
+    uint64_t n_total_tokens, n_tile_tokens, n_lossy_tokens;
+    uint64_t generation;
+};
+/* The fork belongs to no client: it stays until it is released or deleted. */
+void session_fork(struct session *session, struct session_fork *op);
+
+struct session_trim {
+    uint32_t tenant;
+    uint64_t sequence_id;
+    uint64_t n_tokens; /* that stay */
+    void (*done)(struct session_trim *op);
+    /* ---- */
+    struct session_error error;
+    uint64_t n_total_tokens, n_tile_tokens;
+    uint64_t n_lossy_tokens; /* of the tail: decoded ones, of a tile that was trimmed into */
+    uint64_t generation, freed_bytes;
+};
+/* Reads of what stays give the same numbers as before. */
+void session_trim(struct session *session, struct session_trim *op);
+
 struct session_pin {
     uint32_t tenant;
     uint64_t sequence_id;

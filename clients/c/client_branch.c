@@ -1,6 +1,54 @@
-/* Sequences: forget, pin. */
+/* Sequences: fork, trim, forget, pin. */
 #include "clients/c/client_call.h"
 #include "deltapq/v1/kv_cache.pb-c.h"
+
+int dpq_client_fork(struct dpq_client *client, uint64_t sequence_id, uint64_t n_tokens,
+                    uint64_t *ret_sequence_id, uint64_t *ret_n_tokens,
+                    struct dpq_client_error *ret_error)
+{
+    _cleanup_(client_message_freep) ProtobufCMessage *message = NULL;
+    Deltapq__V1__ForkRequest request = DELTAPQ__V1__FORK_REQUEST__INIT;
+    const Deltapq__V1__ForkReply *reply;
+    int r;
+
+    request.sequence_id = sequence_id;
+    request.n_tokens = n_tokens;
+    r = client_call(client, "/deltapq.v1.KvCache/Fork", &request.base,
+                    &deltapq__v1__fork_reply__descriptor, &message, ret_error);
+    if (r)
+        return r;
+    reply = (const Deltapq__V1__ForkReply *)message;
+    *ret_sequence_id = reply->sequence_id;
+    if (ret_n_tokens)
+        *ret_n_tokens = reply->n_tokens;
+    return 0;
+}
+
+int dpq_client_trim(struct dpq_client *client, uint64_t sequence_id, uint64_t n_tokens,
+                    struct dpq_client_trimmed *ret_trimmed, struct dpq_client_error *ret_error)
+{
+    _cleanup_(client_message_freep) ProtobufCMessage *message = NULL;
+    Deltapq__V1__TrimRequest request = DELTAPQ__V1__TRIM_REQUEST__INIT;
+    const Deltapq__V1__TrimReply *reply;
+    int r;
+
+    request.sequence_id = sequence_id;
+    request.n_tokens = n_tokens;
+    r = client_call(client, "/deltapq.v1.KvCache/Trim", &request.base,
+                    &deltapq__v1__trim_reply__descriptor, &message, ret_error);
+    if (r)
+        return r;
+    reply = (const Deltapq__V1__TrimReply *)message;
+    if (ret_trimmed)
+        *ret_trimmed = (struct dpq_client_trimmed){
+            .n_tokens = reply->n_tokens,
+            .n_tile_tokens = reply->n_tile_tokens,
+            .n_lossy_tokens = reply->n_lossy_tokens,
+            .generation = reply->generation,
+            .freed_bytes = reply->freed_bytes,
+        };
+    return 0;
+}
 
 int dpq_client_delete(struct dpq_client *client, uint64_t sequence_id, uint64_t *ret_freed_bytes,
                       struct dpq_client_error *ret_error)

@@ -165,6 +165,27 @@ int dpq_client_read(struct dpq_client *client, const struct dpq_client_read_args
 int dpq_client_release(struct dpq_client *client, uint64_t sequence_id, bool discard,
                        uint64_t *ret_freed_bytes, struct dpq_client_error *ret_error);
 
+/**
+ * dpq_client_fork() - a sequence that begins as another one is now; tiles are shared
+ * @n_tokens:     of its first; 0: all there are
+ * @ret_n_tokens: how many it has; may be NULL
+ */
+int dpq_client_fork(struct dpq_client *client, uint64_t sequence_id, uint64_t n_tokens,
+                    uint64_t *ret_sequence_id, uint64_t *ret_n_tokens,
+                    struct dpq_client_error *ret_error);
+
+struct dpq_client_trimmed {
+    uint64_t n_tokens, n_tile_tokens;
+    uint64_t n_lossy_tokens; /* of the tail: decoded ones, of a tile that was cut through */
+    uint64_t generation, freed_bytes;
+};
+
+/** dpq_client_trim() - keep a sequence's first n_tokens alone, as they are. @ret_trimmed: may be
+ * NULL
+ */
+int dpq_client_trim(struct dpq_client *client, uint64_t sequence_id, uint64_t n_tokens,
+                    struct dpq_client_trimmed *ret_trimmed, struct dpq_client_error *ret_error);
+
 /** dpq_client_delete() - forget a sequence; tiles that nobody can look up, and no fork uses, go
  *  @ret_freed_bytes: may be NULL */
 int dpq_client_delete(struct dpq_client *client, uint64_t sequence_id, uint64_t *ret_freed_bytes,

@@ -18,6 +18,8 @@ void rpc_read_deinit(void *state);
 void rpc_lookup(struct rpc_call *call, const void *message);
 void rpc_lookup_deinit(void *state);
 void rpc_release(struct rpc_call *call, const void *message);
+void rpc_fork(struct rpc_call *call, const void *message);
+void rpc_trim(struct rpc_call *call, const void *message);
 void rpc_delete(struct rpc_call *call, const void *message);
 void rpc_pin(struct rpc_call *call, const void *message);
 void rpc_unpin(struct rpc_call *call, const void *message);

@@ -31,6 +31,8 @@ union what {
     Deltapq__V1__ProfileInstalled profile_installed;
     Deltapq__V1__CalibrationProgress calibration_progress;
     Deltapq__V1__SpaceExhausted space_exhausted;
+    Deltapq__V1__SequenceForked sequence_forked;
+    Deltapq__V1__SequenceTrimmed sequence_trimmed;
 };
 
 static ProtobufCBinaryData digest(const struct event *event)
@@ -78,6 +80,12 @@ static void fill_what(Deltapq__V1__Event *message, union what *what, const struc
         break;
     case EVENT_SPACE_EXHAUSTED:
         SET(SpaceExhausted, space_exhausted, event->a);
+        break;
+    case EVENT_SEQUENCE_FORKED:
+        SET(SequenceForked, sequence_forked, event->id, event->a, event->b);
+        break;
+    case EVENT_SEQUENCE_TRIMMED:
+        SET(SequenceTrimmed, sequence_trimmed, event->id, event->a, event->b);
         break;
     default:
         message->what_case = DELTAPQ__V1__EVENT__WHAT__NOT_SET;

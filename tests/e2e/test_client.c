@@ -16,7 +16,7 @@
 
 enum {
     N_TOKENS = 3 * 128 + 37,
-    N_CHECKS = 24,
+    N_CHECKS = 27,
     MAX_INLINE_BYTES = 1 << 20,
     FIRST_LAYER_OF_PART = 1, /* if there is one */
 };
@@ -308,11 +308,29 @@ static void decode_local(const struct run *run, const uint8_t *expected)
 static void branch(struct run *run)
 {
     struct dpq_client_prefix prefix = prefix_of(run);
-    uint64_t id, left_ms = 0;
+    struct dpq_client_trimmed trimmed = { 0 };
+    struct dpq_client_append_args rows = {
+        .n_tokens = 10,
+        .token_ids = run->token_ids,
+        .tensor = rows_at(run, 0, run->geometry->n_layers),
+        .inline_bytes = run->input,
+        .n_inline_bytes = 10 * run->row_bytes,
+    };
+    uint64_t id, fork_id, n_tokens = 0, left_ms = 0;
     bool was_pinned = false;
 
     if (dpq_client_create_sequence(run->client, &prefix, &id, NULL, &error))
         bail_out("no sequence");
+    rows.sequence_id = id;
+    if (dpq_client_append(run->client, &rows, NULL, &error))
+        bail_out("no tokens");
+    ok(!dpq_client_fork(run->client, id, 7, &fork_id, &n_tokens, &error) && n_tokens == 7 &&
+           fork_id != id,
+       "Fork has as many tokens as were asked for");
+    ok(!dpq_client_trim(run->client, id, 4, &trimmed, &error) && trimmed.n_tokens == 4 &&
+           !trimmed.n_tile_tokens && !trimmed.n_lossy_tokens,
+       "Trim leaves as many");
+    ok(!dpq_client_delete(run->client, fork_id, NULL, &error), "Delete of the fork");
     ok(!dpq_client_pin(run->client, id, 60000, &left_ms, &error) && left_ms == 60000,
        "Pin says how long");
     ok(!dpq_client_unpin(run->client, id, &was_pinned, &error) && was_pinned,

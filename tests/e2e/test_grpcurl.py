@@ -21,6 +21,8 @@ METHODS = {  # a request, and what its answer shows; "!" before a reason: the ca
         "dtype": "F16", "strideLayer": 256, "strideKind": 128, "strideHead": 64,
         "strideToken": 512}}, "inlineData"),
     "deltapq.v1.KvCache/Lookup": ({"profileId": "PROFILE", "tokenIds": [1, 2]}, "epoch"),
+    "deltapq.v1.KvCache/Fork": ({"sequenceId": "SEQUENCE"}, "nTokens"),
+    "deltapq.v1.KvCache/Trim": ({"sequenceId": "SEQUENCE", "nTokens": 1}, "nTokens"),
     "deltapq.v1.KvCache/Pin": ({"sequenceId": "SEQUENCE", "ttlMs": 1000}, "leftMs"),
     "deltapq.v1.KvCache/Unpin": ({"sequenceId": "SEQUENCE"}, "wasPinned"),
     "deltapq.v1.KvCache/Delete": ({"sequenceId": "7"}, "!SEQUENCE"),

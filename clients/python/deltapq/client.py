@@ -261,6 +261,20 @@ class Client:
         return self._call(self._kv.Release, kv.ReleaseRequest(
             sequence_id=sequence.id, discard=discard)).freed_bytes
 
+    def fork(self, sequence: Sequence, n_tokens: int = 0) -> Sequence:
+        """A sequence that begins as this one is now, or as its first n_tokens are. Tiles are shared; what
+        happens to either later does not touch the other. It stays until it is released or deleted."""
+        reply = self._call(self._kv.Fork, kv.ForkRequest(sequence_id=sequence.id, n_tokens=n_tokens))
+        return dataclasses.replace(sequence, id=reply.sequence_id, n_tokens=reply.n_tokens)
+
+    def trim(self, sequence: Sequence, n_tokens: int) -> kv.TrimReply:
+        """Keep the first n_tokens alone; reads of them return the same numbers as before. Cheapest at
+        multiples of 128 and within the raw tail: where a tile is cut through, what follows in it is
+        never shared (n_lossy_tokens)."""
+        reply = self._call(self._kv.Trim, kv.TrimRequest(sequence_id=sequence.id, n_tokens=n_tokens))
+        sequence.n_tokens = reply.n_tokens
+        return reply
+
     def delete(self, sequence: Sequence) -> int:
         """Forget the sequence. Its tiles whose tokens have no ids go, if no fork uses them; the others
         stay for look-ups until the space is needed. Bytes freed."""
