@@ -396,6 +396,12 @@ int session_calibration_metric(struct session_calibration *calibration, uint32_t
                                uint32_t kind, uint32_t head, const void *matrix, size_t n_bytes,
                                struct session_error *ret_error);
 
+/** session_calibration_stream() - what one stream gets: dpq_trainer_stream(); reason STREAM */
+int session_calibration_stream(struct session_calibration *calibration, uint32_t layer,
+                               uint32_t kind, uint32_t head,
+                               const struct dpq_stream_options *options,
+                               struct session_error *ret_error);
+
 struct session_calibrated {
     struct session_error error;
     uint8_t profile_id[32];

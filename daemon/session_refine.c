@@ -85,6 +85,23 @@ static void fill_options(const struct profile_entry *entry, struct dpq_train_opt
         memcpy(options->dsub, (uint32_t[2]){ k, v }, sizeof(options->dsub));
 }
 
+/* Streams that were given options of their own keep them. */
+static int keep_own(const struct profile_entry *entry, struct dpq_trainer *trainer)
+{
+    const char *at = strstr(dpq_profile_info(entry->profile), "\"own\":[");
+    struct dpq_stream_options own;
+    uint32_t layer, kind, head;
+    int r = 0, n = 0;
+
+    for (at = at ? at + 6 : NULL; at && r != -ENOMEM; at += n)
+        if (sscanf(at, "%*1[[,][%u,%u,%u,%u,%u,%u]%n", &layer, &kind, &head, &own.reference,
+                   &own.dsub, &own.planes, &n) == 6)
+            r = dpq_trainer_stream(trainer, layer, kind, head, &own, NULL);
+        else
+            break;
+    return r < 0 ? error_fold(r) : 0;
+}
+
 static bool is_collecting(const struct session_calibration *calibration)
 {
     return calibration->refined && calibration->state == SESSION_CALIBRATION_COLLECTING;
@@ -135,6 +152,12 @@ void session_refine(struct session *session, struct session_refine *op)
     snprintf(ask.label, sizeof(ask.label), "refine");
     if (calibration_make(session, &ask, &made, &op->error))
         return;
+    r = keep_own(entry, made->trainer);
+    if (r) {
+        calibration_destroy(made);
+        session_error_fault(&op->error, r, "Refine");
+        return;
+    }
     made->refined = entry;
     made->below = op->sample_rate < 1 ? (uint64_t)ldexp(op->sample_rate, 64) : UINT64_MAX;
     made->budget_tokens = op->budget_tokens;

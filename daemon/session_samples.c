@@ -206,8 +206,7 @@ int session_calibration_add(struct session_calibration *calibration,
     return 0;
 }
 
-/* --- the metric --------------------------------------------------------------------------------
- */
+/* --- of one stream -------------------------------------------------------------------------- */
 
 static int check_metric(const struct session_calibration *calibration, size_t n_bytes,
                         struct session_error *ret_error)
@@ -232,6 +231,24 @@ static int check_metric(const struct session_calibration *calibration, size_t n_
     return 0;
 }
 
+/* What the trainer says of something that was told about one stream. 0, 1. */
+static int judge(int r, const struct dpq_fault *fault, const char *reason, const char *what,
+                 struct session_error *ret_error)
+{
+    if (r == DPQ_E_INVALID || r == DPQ_E_NOT_FINITE) {
+        session_error_set(ret_error, SESSION_INVALID_ARGUMENT, reason, "%s: %s", what,
+                          fault->message);
+        ret_error->layer = fault->layer;
+        ret_error->kind = fault->kind;
+        ret_error->head = fault->head;
+        return 1;
+    } else if (r) {
+        session_error_fault(ret_error, error_fold(r), "Calibrate");
+        return 1;
+    }
+    return 0;
+}
+
 int session_calibration_metric(struct session_calibration *calibration, uint32_t layer,
                                uint32_t kind, uint32_t head, const void *matrix, size_t n_bytes,
                                struct session_error *ret_error)
@@ -248,16 +265,23 @@ int session_calibration_metric(struct session_calibration *calibration, uint32_t
         return 1;
     }
     r = dpq_trainer_metric(calibration->trainer, layer, kind, head, matrix, &fault);
-    if (r == DPQ_E_INVALID || r == DPQ_E_NOT_FINITE) {
-        session_error_set(ret_error, SESSION_INVALID_ARGUMENT, "METRIC", "metric: %s",
-                          fault.message);
-        ret_error->layer = fault.layer;
-        ret_error->kind = fault.kind;
-        ret_error->head = fault.head;
-        return 1;
-    } else if (r) {
-        session_error_fault(ret_error, error_fold(r), "Calibrate");
+    return judge(r, &fault, "METRIC", "metric", ret_error);
+}
+
+int session_calibration_stream(struct session_calibration *calibration, uint32_t layer,
+                               uint32_t kind, uint32_t head,
+                               const struct dpq_stream_options *options,
+                               struct session_error *ret_error)
+{
+    struct dpq_fault fault = { .layer = -1, .kind = -1, .head = -1, .token = -1 };
+    uint64_t n_tokens;
+    int r;
+
+    session_error_clear(ret_error);
+    if (!is_collecting(calibration, &n_tokens)) {
+        refuse_late(ret_error);
         return 1;
     }
-    return 0;
+    r = dpq_trainer_stream(calibration->trainer, layer, kind, head, options, &fault);
+    return judge(r, &fault, "STREAM", "stream", ret_error);
 }

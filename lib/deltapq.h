@@ -248,6 +248,21 @@ int dpq_trainer_add(struct dpq_trainer *trainer, const struct dpq_tensor *tensor
 int dpq_trainer_metric(struct dpq_trainer *trainer, uint32_t layer, uint32_t kind, uint32_t head,
                        const float *metric, struct dpq_fault *ret_fault);
 
+/* What one stream gets, whatever the options say. Zero: what they say. */
+struct dpq_stream_options {
+    uint32_t reference; /* enum dpq_reference; a stream with nothing below has no depth */
+    uint32_t dsub;      /* 2 or 4 coordinates a code */
+    uint32_t planes;    /* at every rate: 1 the base plane, 2 both */
+};
+
+/**
+ * dpq_trainer_stream() - options of one stream; the last ones given count
+ *
+ * Return: 0; DPQ_E_INVALID (no such stream, or it cannot have that); -ENOMEM.
+ */
+int dpq_trainer_stream(struct dpq_trainer *trainer, uint32_t layer, uint32_t kind, uint32_t head,
+                       const struct dpq_stream_options *options, struct dpq_fault *ret_fault);
+
 /*
  * What an audit sees of a stream and a candidate for its reference: held-out tokens, coded in
  * closed loop with the candidate's own rotation and cheap codebooks. Arrays are

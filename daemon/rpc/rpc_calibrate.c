@@ -1,7 +1,8 @@
 /*
  * Profiles.Calibrate: one request at a time
  *
- *     begin -> samples, metrics -> job: they are copied -> only then the next request -> …
+ *     begin -> options of streams -> samples, metrics -> job: they are copied -> only then the next
+ * request -> …
  *     -> half-close -> training, on threads of the session's -> reply
  *
  * The client is read no faster than its samples are taken. When the call is over while training
@@ -142,6 +143,23 @@ static void metric(struct rpc_call *call, const Deltapq__V1__CalibrateMetric *re
     submit(call, state);
 }
 
+static void stream(struct rpc_call *call, const Deltapq__V1__CalibrateStream *request)
+{
+    struct calibrate_state *state = begun(call, "options of a stream");
+    struct dpq_stream_options options = { .reference = (uint32_t)request->reference,
+                                          .dsub = request->dsub,
+                                          .planes = request->planes };
+    struct session_error error;
+
+    if (!state)
+        return;
+    if (session_calibration_stream(state->calibration, request->layer, request->kind, request->head,
+                                   &options, &error))
+        rpc_call_fail(call, &error);
+    else
+        rpc_call_receive(call);
+}
+
 /* --- begin ------------------------------------------------------------------------------------ */
 
 /* coordinates a code that a preset stands for; 0: there is no such */
@@ -226,8 +244,11 @@ void rpc_calibrate(struct rpc_call *call, const void *message)
     case DELTAPQ__V1__CALIBRATE_REQUEST__STEP_METRIC:
         metric(call, request->metric);
         break;
+    case DELTAPQ__V1__CALIBRATE_REQUEST__STEP_STREAM:
+        stream(call, request->stream);
+        break;
     default:
         rpc_call_refuse(call, SESSION_INVALID_ARGUMENT, "STEP",
-                        "the request has neither begin nor samples nor metric");
+                        "the request has neither begin nor samples, metric or stream");
     }
 }

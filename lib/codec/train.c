@@ -4,7 +4,6 @@
 
 #include <cblas.h>
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,48 +24,9 @@ struct dpq_trainer *dpq_trainer_free(struct dpq_trainer *trainer)
         free(trainer->chunks[i].rows);
     free(trainer->chunks);
     free(trainer->metric);
+    free(trainer->streams);
     free(trainer);
     return NULL;
-}
-
-static int check_codec_options(const struct dpq_train_options *o, struct dpq_fault *fault)
-{
-    uint32_t g = o->group_tokens;
-
-    if (o->reference > DPQ_REFERENCE_DEPTH)
-        return fault_set(fault, DPQ_E_INVALID, "reference %u is not within 0 … %d", o->reference,
-                         DPQ_REFERENCE_DEPTH);
-    for (int kind = 0; kind < 2; kind++)
-        if (o->dsub[kind] && o->dsub[kind] != 2 && o->dsub[kind] != 4)
-            return fault_set(fault, DPQ_E_INVALID, "dsub %u is neither 2 nor 4", o->dsub[kind]);
-    if (g && (g < 8 || g > 128 || g & (g - 1)))
-        return fault_set(fault, DPQ_E_INVALID, "group_tokens %u is not 8, 16, 32, 64 or 128", g);
-    if (!(o->leak >= 0 && o->leak <= 1))
-        return fault_set(fault, DPQ_E_INVALID, "leak is not within 0 … 1");
-    if (!isfinite(o->metric_lambda) || o->metric_lambda > 1e3f)
-        return fault_set(fault, DPQ_E_INVALID, "metric_lambda is not at most 1000");
-    if (o->balanced_bits != 0 && !(o->balanced_bits >= 1 && o->balanced_bits <= 4))
-        return fault_set(fault, DPQ_E_INVALID, "balanced_bits is not within 1 … 4");
-    if (!isfinite(o->bound) || (o->bound > 0 && o->bound < 1))
-        return fault_set(fault, DPQ_E_INVALID,
-                         "bound is between 0 and 1: less than the mean error");
-    if (!(o->max_decode_mflop >= 0))
-        return fault_set(fault, DPQ_E_INVALID, "max_decode_mflop is negative");
-    return 0;
-}
-
-static int check_options(const struct dpq_train_options *o, struct dpq_fault *fault)
-{
-    if (!profile_name_ok(o->model_name))
-        return fault_set(
-            fault, DPQ_E_INVALID,
-            "the model's name is not UTF-8 of at most 127 bytes without control characters");
-    if (o->n_iterations > 100)
-        return fault_set(fault, DPQ_E_INVALID, "n_iterations %u is not within 0 … 100",
-                         o->n_iterations);
-    if (!o->n_threads || o->n_threads > 64)
-        return fault_set(fault, DPQ_E_INVALID, "n_threads %u is not within 1 … 64", o->n_threads);
-    return check_codec_options(o, fault);
 }
 
 int dpq_trainer_new(const struct dpq_geometry *geometry, const struct dpq_train_options *options,
@@ -78,7 +38,7 @@ int dpq_trainer_new(const struct dpq_geometry *geometry, const struct dpq_train_
     r = dpq_geometry_check(geometry, ret_fault);
     if (r)
         return r;
-    r = check_options(options, ret_fault);
+    r = train_check_options(options, ret_fault);
     if (r)
         return r;
     t = calloc(1, sizeof(*t));
@@ -134,27 +94,6 @@ int dpq_trainer_add(struct dpq_trainer *trainer, const struct dpq_tensor *tensor
     return 0;
 }
 
-int dpq_trainer_metric(struct dpq_trainer *trainer, uint32_t layer, uint32_t kind, uint32_t head,
-                       const float *metric, struct dpq_fault *ret_fault)
-{
-    const struct dpq_geometry *g = &trainer->geometry;
-    size_t n = (size_t)g->head_dim * g->head_dim, n_all = n * dpq_n_streams(g);
-
-    if (layer >= g->n_layers || kind > DPQ_V || head >= g->n_kv_heads)
-        return fault_set(ret_fault, DPQ_E_INVALID, "layer %u, kind %u, head %u is no stream", layer,
-                         kind, head);
-    for (size_t i = 0; i < n; i++)
-        if (!isfinite(metric[i]))
-            return fault_set_at(ret_fault, DPQ_E_NOT_FINITE, (int32_t)layer, (int32_t)kind,
-                                (int32_t)head, -1, "the metric is not finite");
-    if (!trainer->metric)
-        trainer->metric = calloc(n_all, sizeof(float));
-    if (!trainer->metric)
-        return error_origin(-ENOMEM);
-    memcpy(trainer->metric + n * dpq_stream_index(g, layer, kind, head), metric, n * sizeof(float));
-    return 0;
-}
-
 void dpq_trainer_audit(struct dpq_trainer *trainer, const struct dpq_audit_hooks *hooks)
 {
     trainer->hooks = *hooks;
@@ -197,14 +136,11 @@ static int make_workers(struct train_run *run)
 static int make_room(struct train_run *run)
 {
     size_t n = run->plan.n_rows * run->width, ld = 3 * run->width;
-    uint32_t wanted = run->options->reference;
-    bool depth = wanted == DPQ_REFERENCE_AUTO || wanted > DPQ_REFERENCE_TEMPORAL;
-
     run->x = malloc(n * sizeof(float));
     run->results = calloc(dpq_n_streams(run->geometry), sizeof(*run->results));
     if (!run->x || !run->results)
         return error_origin(-ENOMEM);
-    if (!depth)
+    if (!train_wants_depth(run->plan.trainer))
         return 0;
     run->p[0] = malloc(n * sizeof(float));
     run->p[1] = malloc(n * sizeof(float));
@@ -310,7 +246,7 @@ static int run_all(struct train_run *run, const struct dpq_trainer *trainer, uin
     }
     if (r)
         return r < 0 ? error_fold(r) : r;
-    train_rates(run->geometry, run->options, trainer->metric, run->results);
+    train_rates(trainer, run->results);
     r = write_profile(run, ret_bytes, ret_n_bytes);
     return r < 0 ? error_fold(r) : r;
 }

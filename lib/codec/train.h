@@ -61,10 +61,23 @@ struct dpq_trainer {
     struct train_chunk *chunks;
     size_t n_chunks;
     uint64_t n_tokens;
-    uint64_t n_bytes; /* of rows */
-    float *metric;    /* [n_streams][D][D]; NULL: identity */
+    uint64_t n_bytes;                   /* of rows */
+    float *metric;                      /* [n_streams][D][D]; NULL: identity */
+    struct dpq_stream_options *streams; /* [n_streams], as given; NULL: of none */
     struct dpq_audit_hooks hooks;
 };
+
+/* --- train_options.c ------------------------------------------------------------------------ */
+
+/** train_check_options() - 0, or DPQ_E_INVALID */
+int train_check_options(const struct dpq_train_options *options,
+                        struct dpq_fault *fault) _must_check_;
+
+/** train_stream_options() - of a stream: its own, or those of all; reference may be AUTO */
+struct dpq_stream_options train_stream_options(const struct dpq_trainer *trainer, uint32_t index);
+
+/** train_wants_depth() - may any stream be predicted from the layer below? */
+bool train_wants_depth(const struct dpq_trainer *trainer);
 
 /* --- train_pool.c --------------------------------------------------------------------------- */
 
@@ -363,9 +376,8 @@ int train_finish_audit(const struct train_run *run, uint8_t **ret_bytes,
 
 /* --- train_rates.c -------------------------------------------------------------------------- */
 
-/** train_rates() - fine_rates of all streams: by kind, or by what a bit buys */
-void train_rates(const struct dpq_geometry *geometry, const struct dpq_train_options *options,
-                 bool has_metric, struct train_result *results);
+/** train_rates() - fine_rates of all streams: as wanted, by kind, or by what a bit buys */
+void train_rates(const struct dpq_trainer *trainer, struct train_result *results);
 
 /* --- train_info.c --------------------------------------------------------------------------- */
 

@@ -169,7 +169,7 @@ int train_finish_audit(const struct train_run *run, uint8_t **ret_bytes, size_t 
             .kind = i / run->geometry->n_kv_heads % 2,
             .head = i % run->geometry->n_kv_heads,
             .candidate = result->choice,
-            .forced = run->options->reference != DPQ_REFERENCE_AUTO,
+            .forced = train_stream_options(run->plan.trainer, i).reference != DPQ_REFERENCE_AUTO,
             .error_base = result->mean_error[PLANE_BASE] / d,
             .error_fine = result->mean_error[PLANE_FINE] / d,
         };

@@ -81,6 +81,25 @@ static void put_streams(FILE *f, const char *name, const struct train_result *re
     fputc(']', f);
 }
 
+/* What single streams were given: [layer, kind, head, reference, dsub, planes] each. */
+static void put_own(FILE *f, const struct dpq_trainer *t)
+{
+    uint32_t n_heads = t->geometry.n_kv_heads;
+    bool first = true;
+
+    for (uint32_t i = 0; t->streams && i < dpq_n_streams(&t->geometry); i++) {
+        const struct dpq_stream_options *own = &t->streams[i];
+
+        if (!own->reference && !own->dsub && !own->planes)
+            continue;
+        fprintf(f, "%s[%u,%u,%u,%u,%u,%u]", first ? ",\"own\":[" : ",", i / n_heads / 2,
+                i / n_heads % 2, i % n_heads, own->reference, own->dsub, own->planes);
+        first = false;
+    }
+    if (!first)
+        fputc(']', f);
+}
+
 static void put_all(FILE *f, const struct train_run *run)
 {
     const struct dpq_geometry *g = run->geometry;
@@ -97,6 +116,7 @@ static void put_all(FILE *f, const struct train_run *run)
     put_references(f, run);
     fprintf(f, ",\"dsub\":[%u,%u],\"metric\":\"%s\"", o->dsub[0] ? o->dsub[0] : 2,
             o->dsub[1] ? o->dsub[1] : 2, run->plan.trainer->metric ? "given" : "identity");
+    put_own(f, run->plan.trainer);
     fprintf(f, ",\"seed\":%llu,\"iterations\":%u", (unsigned long long)o->seed,
             o->n_iterations ? o->n_iterations : TRAIN_ITERATIONS);
     fprintf(f, ",\"tokens\":%llu,\"tokens_learned\":%zu,\"tokens_held_out\":%zu",

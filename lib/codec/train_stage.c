@@ -82,19 +82,35 @@ static int centre_task(void *user, uint32_t head, uint32_t worker)
 
 /* --- references ----------------------------------------------------------------------------- */
 
+/* enum dpq_reference: what was asked for one head */
+static uint32_t wanted(const struct stage *s, uint32_t head)
+{
+    return train_stream_options(s->run->plan.trainer,
+                                dpq_stream_index(s->run->geometry, s->layer, s->kind, head))
+        .reference;
+}
+
+static bool has_below(const struct stage *s, uint32_t reference)
+{
+    return profile_n_inputs(s->run->geometry, reference, s->layer, s->kind) != 0;
+}
+
+/* Is there anything below, and may a head be predicted from it? */
 static bool depth_is_possible(const struct stage *s, uint32_t reference)
 {
-    uint32_t wanted = s->run->options->reference;
+    bool any = false;
 
-    return profile_n_inputs(s->run->geometry, reference, s->layer, s->kind) &&
-           (wanted == DPQ_REFERENCE_AUTO || wanted == reference + 1);
+    for (uint32_t head = 0; head < s->n_heads; head++)
+        any |= wanted(s, head) == DPQ_REFERENCE_AUTO || wanted(s, head) == reference + 1;
+    return any && has_below(s, reference);
 }
 
 static int predict(struct stage *s)
 {
     int r = 0;
 
-    if (depth_is_possible(s, REFERENCE_DEPTH_HEAD) || depth_is_possible(s, REFERENCE_DEPTH))
+    /* for this stage, or for that of the same layer's V */
+    if (s->run->refs && has_below(s, REFERENCE_DEPTH))
         r = train_gram(s->run, s->layer, s->kind);
     for (uint32_t k = 0; k < 2 && !r; k++)
         if (depth_is_possible(s, REFERENCE_DEPTH_HEAD + k))
@@ -120,6 +136,8 @@ static int measure_task(void *user, uint32_t index, uint32_t worker)
 
     if (p && !p->n_inputs)
         return 0;
+    if (wanted(s, head) != DPQ_REFERENCE_AUTO && !s->run->plan.trainer->hooks.measure)
+        return 0;
     return train_measure_candidate(s->run, &s->run->workers[worker], s->layer, s->kind, head,
                                    candidate, p, &result_of(s, head)->measure[candidate]);
 }
@@ -127,18 +145,16 @@ static int measure_task(void *user, uint32_t index, uint32_t worker)
 /* The reference of each head: what was asked for, if there is anything below, or what pays. */
 static int choose(struct stage *s)
 {
-    uint32_t wanted = s->run->options->reference;
-    int r = 0;
+    int r = train_pool_run(s->run->pool, s->n_heads * N_CANDIDATES, measure_task, s);
 
-    if (wanted == DPQ_REFERENCE_AUTO || s->run->plan.trainer->hooks.measure)
-        r = train_pool_run(s->run->pool, s->n_heads * N_CANDIDATES, measure_task, s);
     for (uint32_t head = 0; head < s->n_heads && !r; head++) {
         struct train_result *result = result_of(s, head);
+        uint32_t asked = wanted(s, head);
 
-        if (wanted == DPQ_REFERENCE_AUTO)
+        if (asked == DPQ_REFERENCE_AUTO)
             result->choice = train_choose(s->run, result);
-        else if (wanted == DPQ_REFERENCE_TEMPORAL || depth_is_possible(s, wanted - 1))
-            result->choice = wanted - 1;
+        else if (asked == DPQ_REFERENCE_TEMPORAL || has_below(s, asked - 1))
+            result->choice = asked - 1;
         else
             result->choice = CANDIDATE_NONE;
     }

@@ -75,10 +75,10 @@ int train_stream_init(struct train_stream *s, struct train_run *run, uint32_t la
         .head = head,
         .index = dpq_stream_index(g, layer, kind, head),
         .reference = reference,
-        .dsub = run->options->dsub[kind] ? run->options->dsub[kind] : 2,
         .n_rows = n_rows < run->plan.n_learn ? n_rows : run->plan.n_learn,
         .x = run->x + at,
     };
+    s->dsub = train_stream_options(run->plan.trainer, s->index).dsub;
     if (reference >= REFERENCE_DEPTH_HEAD)
         s->p = run->p[reference - REFERENCE_DEPTH_HEAD] + at;
     s->stream.reference = reference;

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import select
 import socket
@@ -98,6 +99,18 @@ def test_metrics_count(api, stubs, numbers):
                                            *all_metrics(api)]))
     assert weighed.profile_id == again.profile_id != plain.profile_id
     assert '"metric":"given"' in weighed.info_json and '"metric":"identity"' in plain.info_json
+
+
+def test_streams_of_their_own(api, stubs, numbers):
+    def stream(**fields):
+        return api.CalibrateRequest(stream=api.CalibrateStream(**fields))
+    reply = stubs.profiles.Calibrate(iter([begin(api, reference=1), stream(layer=1, kind=1, head=0, reference=4, planes=2),
+                                           *pieces(api, numbers)]))
+    assert json.loads(reply.info_json)["references"] == {
+        "none": 2 * N_LAYERS * N_HEADS - 1, "temporal": 0, "depth-head": 0, "depth": 1}
+    for bad in (stream(reference=3), stream(layer=N_LAYERS), stream(kind=2), stream(dsub=3), stream(planes=3)):
+        refused(api, "INVALID_ARGUMENT", "STREAM", stubs.profiles.Calibrate, iter([begin(api), bad]))
+    refused(api, "INVALID_ARGUMENT", "STEP", stubs.profiles.Calibrate, iter([stream()]))
 
 
 def test_bad_metrics(api, stubs):

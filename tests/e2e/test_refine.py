@@ -1,5 +1,7 @@
 """Profiles.Refine: a profile from what is appended, without anybody noticing."""
 
+import json
+
 import numpy
 import pytest
 from frame import wait_until
@@ -16,7 +18,9 @@ def refining(api, make_daemon):
     with open_channel(daemon.grpc_path) as channel:
         stubs = Stubs(api, channel)
         samples = [random_numbers(1024, seed) for seed in (1, 2)]
-        yield daemon, stubs, stubs.profiles.Calibrate(calibrate_requests(api, samples)).profile_id
+        begin, *rest = calibrate_requests(api, samples)
+        own = api.CalibrateRequest(stream=api.CalibrateStream(layer=1, kind=1, head=1, dsub=4, planes=2))
+        yield daemon, stubs, stubs.profiles.Calibrate(iter([begin, own, *rest])).profile_id
     daemon.stop()
 
 
@@ -67,6 +71,8 @@ def test_a_new_profile_for_new_sequences(api, refining):
         wait_until(lambda: client.get_calibration(calibration_id).state == 2, timeout=60)
         new = client.get_calibration(calibration_id).profile_id
     assert new != profile_id
+    for profile in stubs.profiles.List(api.ListProfilesRequest()).profiles:
+        assert json.loads(profile.info_json)["own"] == [[1, 1, 1, 0, 4, 2]]
     assert read(api, stubs, old) == before
     fresh = sequence_of(api, stubs, new, 54)
     got = numpy.frombuffer(read(api, stubs, fresh), "f2").reshape(2, 2, 2, 1024, 32).astype("f4")

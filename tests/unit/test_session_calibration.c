@@ -203,6 +203,31 @@ static void test_bad_metric(void **state)
     free(metric);
 }
 
+static void test_bad_stream(void **state)
+{
+    struct fixture *f = *state;
+    struct session_calibration *c;
+    struct session_calibrate ask = ask_for(0);
+    struct dpq_stream_options own = { .reference = DPQ_REFERENCE_DEPTH, .dsub = 4, .planes = 2 };
+    struct session_error error;
+
+    assert_string_equal(begin(f, &ask, &c), "");
+    assert_int_equal(session_calibration_stream(c, 1, DPQ_K, 0, &own, &error), 0);
+    assert_int_equal(session_calibration_stream(c, 0, DPQ_V, 1, &own, &error), 0);
+    assert_int_equal(session_calibration_stream(c, 0, DPQ_K, 0, &own, &error), 1); /* below? */
+    assert_string_equal(error.reason, "STREAM");
+    assert_int_equal(session_calibration_stream(c, 0, 2, 0, &own, &error), 1);
+    assert_string_equal(error.reason, "STREAM");
+    own.planes = 3;
+    assert_int_equal(session_calibration_stream(c, 1, DPQ_K, 0, &own, &error), 1);
+    own = (struct dpq_stream_options){ .dsub = 3 };
+    assert_int_equal(session_calibration_stream(c, 1, DPQ_K, 0, &own, &error), 1);
+    own = (struct dpq_stream_options){ .reference = 5 };
+    assert_int_equal(session_calibration_stream(c, 1, DPQ_K, 0, &own, &error), 1);
+    assert_string_equal(error.reason, "STREAM");
+    session_calibration_free(c);
+}
+
 /* a file in the state directory that has no name */
 static void test_samples_are_in_a_file(void **state)
 {
@@ -337,11 +362,11 @@ static void test_parked_ones_give_way(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        FIXTURE_TEST(test_calibration),           FIXTURE_TEST(test_limits),
-        FIXTURE_TEST(test_bad_options),           FIXTURE_TEST(test_bad_metric),
-        FIXTURE_TEST(test_samples_are_in_a_file), FIXTURE_TEST(test_resumed),
-        FIXTURE_TEST(test_its_client_is_gone),    FIXTURE_TEST(test_failed),
-        FIXTURE_TEST(test_parked_ones_give_way),
+        FIXTURE_TEST(test_calibration), FIXTURE_TEST(test_limits),
+        FIXTURE_TEST(test_bad_options), FIXTURE_TEST(test_bad_metric),
+        FIXTURE_TEST(test_bad_stream),  FIXTURE_TEST(test_samples_are_in_a_file),
+        FIXTURE_TEST(test_resumed),     FIXTURE_TEST(test_its_client_is_gone),
+        FIXTURE_TEST(test_failed),      FIXTURE_TEST(test_parked_ones_give_way),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -284,6 +284,50 @@ static void test_balanced_bits(void **state)
     free(s);
 }
 
+/* A stream's own reference, width and planes come before those of all; bits that others can not
+ * have any more are counted. */
+static void test_stream_options(void **state)
+{
+    struct source *s = source_new(.3, .8);
+    struct dpq_train_options o = options(DPQ_REFERENCE_NONE);
+    struct dpq_stream_options own = { .reference = DPQ_REFERENCE_DEPTH, .dsub = 4, .planes = 2 };
+    struct dpq_geometry g = geometry();
+    struct dpq_tensor tensor = canonical(&g, DPQ_F32, LAYERS);
+    float *rows = make_rows(s, N, 9);
+    struct dpq_trainer *t = NULL;
+    struct dpq_profile *p = NULL;
+    uint32_t chosen = dpq_stream_index(&g, 1, DPQ_V, 1), bare = dpq_stream_index(&g, 0, DPQ_V, 0);
+    uint8_t *bytes;
+    size_t n;
+
+    (void)state;
+    assert_int_equal(dpq_trainer_new(&g, &o, &t, NULL), 0);
+    assert_int_equal(dpq_trainer_stream(t, 0, DPQ_K, 0, &own, NULL), DPQ_E_INVALID);
+    assert_int_equal(dpq_trainer_stream(t, LAYERS, DPQ_K, 0, &own, NULL), DPQ_E_INVALID);
+    assert_int_equal(dpq_trainer_stream(t, 1, DPQ_V, 1, &own, NULL), 0);
+    own = (struct dpq_stream_options){ .reference = DPQ_REFERENCE_AUTO, .planes = 1 };
+    assert_int_equal(dpq_trainer_stream(t, 0, DPQ_V, 0, &own, NULL), 0);
+    assert_int_equal(dpq_trainer_add(t, &tensor, rows, N * dpq_row_bytes(&g, DPQ_F32), 0, N, NULL),
+                     0);
+    assert_int_equal(dpq_trainer_run(t, NULL, NULL, &bytes, &n, NULL), 0);
+    assert_int_equal(dpq_profile_open(bytes, n, &p, NULL), 0);
+    for (uint32_t i = 0; i < STREAMS; i++) {
+        assert_int_equal(p->streams[i].reference, i == chosen ? REFERENCE_DEPTH : REFERENCE_NONE);
+        assert_int_equal(p->streams[i].dsub, i == chosen ? 4 : 2);
+        assert_int_equal(p->streams[i].fine_rates, i == chosen ? 7
+                                                   : i == bare
+                                                       ? 0
+                                                       : profile_default_fine(i / HEADS % 2));
+    }
+    assert_true(fresh_error(s, p, DPQ_RATE_QUALITY) < fresh_error(s, p, DPQ_RATE_COMPACT));
+    assert_non_null(strstr(dpq_profile_info(p), "\"own\":[[0,1,0,0,0,1],[1,1,1,4,4,2]]"));
+    dpq_profile_free(p);
+    dpq_trainer_free(t);
+    free(bytes);
+    free(rows);
+    free(s);
+}
+
 /* Samples in a file give the same profile as samples in memory. */
 static void test_spilled_samples(void **state)
 {
@@ -452,15 +496,11 @@ enum { FIRST = 0 };
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_depth_pays),
-        cmocka_unit_test(test_time_pays),
-        cmocka_unit_test(test_auto),
-        cmocka_unit_test(test_metric),
-        cmocka_unit_test(test_balanced_bits),
-        cmocka_unit_test(test_tolerances),
-        cmocka_unit_test(test_spilled_samples),
-        cmocka_unit_test(test_audit_hooks),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_depth_pays),    cmocka_unit_test(test_time_pays),
+        cmocka_unit_test(test_auto),          cmocka_unit_test(test_metric),
+        cmocka_unit_test(test_balanced_bits), cmocka_unit_test(test_stream_options),
+        cmocka_unit_test(test_tolerances),    cmocka_unit_test(test_spilled_samples),
+        cmocka_unit_test(test_audit_hooks),   cmocka_unit_test(test_refused),
     };
 
     return _cmocka_run_group_tests("tests", tests + FIRST, ARRAY_SIZE(tests) - FIRST, NULL, NULL);

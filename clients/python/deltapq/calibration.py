@@ -44,6 +44,19 @@ def metric_requests(geometry: Geometry, metric) -> list[profiles.CalibrateReques
             metric[layer, kind, head], "<f4").tobytes())) for layer, kind, head in np.ndindex(want[:3])]
 
 
+def stream_requests(streams) -> list[profiles.CalibrateRequest]:
+    """streams: {(layer, kind, head): {"reference": …, "dsub": …, "planes": …}}, or None."""
+    requests = []
+    for (layer, kind, head), own in (streams or {}).items():
+        own = dict(own)
+        reference = own.pop("reference", "auto")
+        if reference not in REFERENCES:
+            raise ValueError(f"reference {reference!r} is none of {', '.join(REFERENCES)}")
+        requests.append(profiles.CalibrateRequest(stream=profiles.CalibrateStream(
+            layer=layer, kind=kind, head=head, reference=REFERENCES[reference], **own)))
+    return requests
+
+
 def parts_of(geometry: Geometry, samples):
     """CalibrateSamples of at most 1 MiB each."""
     first_token = 0

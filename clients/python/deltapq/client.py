@@ -363,12 +363,14 @@ class Client:
             upload = reply.upload_id
         return reply.profile_id
 
-    def calibrate(self, geometry: Geometry, samples, *, model_name: str, metric=None, progress=None,
+    def calibrate(self, geometry: Geometry, samples, *, model_name: str, metric=None, streams=None, progress=None,
                   timeout: float = 1800.0, calibration_id: int | None = None, resume_seconds: float = 60.0,
                   **options) -> profiles.CalibrateReply:
         """Learn a profile. samples yields (numbers, first_position), numbers as for append().
 
         metric    float32 [layers, 2, heads, head_dim, head_dim]: what errors cost, see CalibrateMetric
+        streams   {(layer, kind, head): {"reference": …, "dsub": …, "planes": …}}: what single
+                  streams get whatever the options say, see CalibrateStream
         progress  is called with (done, total) while the daemon trains
         options   seed, n_iterations, reference ("auto", "none", "temporal", "depth-head", "depth"),
                   dsub (of K and V, (2, 2) without a preset), preset, group_tokens, leak, metric_lambda,
@@ -383,7 +385,8 @@ class Client:
         feed = calibration.Feed(
             calibration.begin_request(geometry, model_name=model_name, label=label,
                                       calibration_id=calibration_id, **options),
-            calibration.metric_requests(geometry, metric), calibration.parts_of(geometry, samples))
+            calibration.stream_requests(streams) + calibration.metric_requests(geometry, metric),
+            calibration.parts_of(geometry, samples))
         stop = self._watch_progress(label, progress) if progress else None
         try:
             return calibration.run(self, feed, calibration_id, known and calibration_id != 0, timeout,
