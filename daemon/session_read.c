@@ -13,30 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/session_internal.h"
+#include "daemon/session_read.h"
 #include "lib/base/error.h"
 
-struct reading {
-    struct pool_loop loop; /* tiles, then the tail if it is wanted */
-    struct session *session;
-    struct session_read *op;
-    const struct profile_entry *profile;
-    struct tenant *tenant;
-    struct numbers to;
-    uint32_t n_layers;
-    uint64_t sequence_tokens; /* as of the pin */
-    struct tile **tiles;
-    uint32_t n_tiles;
-    uint64_t first_tile;
-    struct tail_holder *tail;
-    struct store_object tail_object;
-    uint32_t tail_dtype;
-    uint64_t tail_first;        /* index of the tail's first token */
-    struct session_error error; /* of the first turn, in order, that failed */
-    uint32_t error_turn;
-};
-
-static void reading_free(struct reading *reading)
+void reading_deinit(struct reading *reading)
 {
     uint64_t now_ns = session_now_ns();
 
@@ -47,6 +27,11 @@ static void reading_free(struct reading *reading)
     tail_holder_unref(reading->session, reading->tail);
     numbers_release(reading->session, &reading->to);
     free(reading->tiles);
+}
+
+static void reading_free(struct reading *reading)
+{
+    reading_deinit(reading);
     free(reading);
 }
 
@@ -169,8 +154,9 @@ static void pin(struct reading *reading, struct sequence *sequence)
     reading->op->generation = sequence->generation;
 }
 
-static int pin_range(struct session *session, struct reading *reading)
+int reading_pin(struct reading *reading)
 {
+    struct session *session = reading->session;
     struct session_read *op = reading->op;
     struct sequence *sequence;
     int r;
@@ -258,7 +244,7 @@ static int decode_tile(struct reading *reading, uint64_t tile_index, const struc
     return 0;
 }
 
-static bool read_turn(struct pool_loop *loop, uint32_t i, uint32_t worker)
+bool reading_turn(struct pool_loop *loop, uint32_t i, uint32_t worker)
 {
     struct reading *reading = (struct reading *)loop;
     struct session_error error;
@@ -329,13 +315,13 @@ void session_read(struct session *session, struct session_read *op)
     reading->session = session;
     reading->op = op;
     session_error_clear(&reading->error);
-    r = pin_range(session, reading);
+    r = reading_pin(reading);
     if (!r && op->n_tokens)
         r = numbers_acquire(session, op->tenant, &op->to, profile_geometry(reading->profile),
                             reading->n_layers, (uint32_t)op->n_tokens, &reading->to, &op->error);
     if (!r && op->n_tokens) {
         reading->loop.n = reading->n_tiles + (reading->tail ? 1 : 0);
-        reading->loop.turn = read_turn;
+        reading->loop.turn = reading_turn;
         reading->loop.end = read_end;
         r = pool_loop_start(session->pool, &reading->loop, /* admitted= */ false);
         if (!r)

@@ -247,7 +247,11 @@ void rpc_call_send_headers(struct rpc_call *call)
 
 void rpc_call_send(struct rpc_call *call, const ProtobufCMessage *message)
 {
-    grpc_byte_buffer *buffer = rpc_message_pack(message);
+    rpc_call_send_buffer(call, rpc_message_pack(message));
+}
+
+void rpc_call_send_buffer(struct rpc_call *call, grpc_byte_buffer *buffer)
+{
     grpc_op ops[2];
     size_t n_ops;
 

@@ -115,13 +115,17 @@ void rpc_call_wake(struct rpc_call *call);
 /** rpc_call_is_dead() - nobody waits for the answer any more: long jobs may stop */
 bool rpc_call_is_dead(const struct rpc_call *call);
 
-/* --- streams; completion-queue thread --------------------------------------------------------- */
+/* --- streams; the completion-queue thread, or the one job that is under way for the call -------
+ */
 
 /** rpc_call_send_headers() - at once, so that a client knows that it is heard */
 void rpc_call_send_headers(struct rpc_call *call);
 
 /** rpc_call_send() - one message of a stream; not while call->sending */
 void rpc_call_send(struct rpc_call *call, const ProtobufCMessage *message);
+
+/** rpc_call_send_buffer() - the same with a message that is packed already; takes buffer */
+void rpc_call_send_buffer(struct rpc_call *call, grpc_byte_buffer *buffer);
 
 /* --- for rpc_server.c ------------------------------------------------------------------------- */
 

@@ -127,6 +127,8 @@ static void make_core(struct rpc_server *server)
         { GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000 },
         { GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1 },
         { GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000 },
+        /* streams: what is sent ahead of the message that is waited for stays with the client */
+        { GRPC_ARG_HTTP2_BDP_PROBE, 0 },
         /* identity only: a message must not grow behind the limit above */
         { GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1 },
     };

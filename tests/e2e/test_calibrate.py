@@ -1,19 +1,15 @@
 """Calibrations with options and metrics, and those that outlive their connection."""
 
-import contextlib
 import itertools
 import json
 import os
-import select
-import socket
-import tempfile
 import threading
 import time
 
 import grpc
 import numpy
 import pytest
-from frame import wait_until
+from frame import Proxy, wait_until
 from rpc import (HEAD_DIM, N_HEADS, N_LAYERS, Refusal, Stubs, calibrate_requests, geometry, open_channel,
                  random_numbers, refused, tensor_of)
 
@@ -265,53 +261,6 @@ def test_parked_for_so_long(api, make_daemon, numbers):
 
 
 # --- the Python client ----------------------------------------------------------------------------
-
-class Proxy:
-    """Between a client and the daemon, until it is cut."""
-
-    def __init__(self, target):
-        self._directory = tempfile.TemporaryDirectory(prefix="dpq-")
-        self.path, self._target = f"{self._directory.name}/grpc.sock", target
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(self.path)
-        self._listener.listen()
-        self._pairs, self.n_bytes, self.refuse = [], 0, False
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self._listener.accept()
-                if self.refuse:
-                    near.close()
-                    continue
-                far = socket.socket(socket.AF_UNIX)
-                far.connect(self._target)
-                self._pairs.append((near, far))
-                threading.Thread(target=self._pump, args=(near, far), daemon=True).start()
-
-    def _pump(self, near, far):
-        with contextlib.suppress(OSError, ValueError):
-            while True:
-                for ready in select.select([near, far], [], [])[0]:
-                    data = ready.recv(65536)
-                    if not data:
-                        return
-                    self.n_bytes += len(data) if ready is near else 0
-                    (far if ready is near else near).sendall(data)
-
-    def cut(self):
-        for pair in self._pairs:
-            for s in pair:
-                with contextlib.suppress(OSError):
-                    s.shutdown(socket.SHUT_RDWR)
-        self._pairs = []
-
-    def close(self):
-        self.cut()
-        self._listener.close()
-        self._directory.cleanup()
-
 
 @pytest.fixture
 def proxy(daemon):

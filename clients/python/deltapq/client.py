@@ -10,13 +10,13 @@ import threading
 import grpc
 import numpy as np
 
-from . import calibration
+from . import calibration, streams
 from .audit import Audit
 from .errors import DeltaPQError
 from .library import Library
 from .local import LocalReader
 from .side import Side
-from .tensors import NUMPY, RATES, Geometry, TensorDesc
+from .tensors import NUMPY, RATES, Geometry, TensorDesc, dtype_of
 from .v1 import (kv_cache_pb2 as kv, kv_cache_pb2_grpc as kv_grpc, monitor_pb2 as monitor,
                  monitor_pb2_grpc as monitor_grpc, profiles_pb2 as profiles,
                  profiles_pb2_grpc as profiles_grpc)
@@ -191,6 +191,18 @@ class Client:
         sequence.n_tokens = reply.n_tokens
         return reply
 
+    def append_stream(self, sequence: Sequence, numbers, token_ids=None, *, chunk_bytes: int = MAX_INLINE_BYTES,
+                      timeout: float = 600.0, resume_seconds: float = 60.0) -> kv.AppendReply | None:
+        """append() over one call, in chunks, without staging. numbers is an array as for append(), or an
+        iterator over such arrays or over pairs (array, token ids); what it gives is asked for as it can be
+        sent, no more than 4 MiB ahead of what is acknowledged.
+
+        When the connection breaks it goes on by itself, at the last token that the daemon has, unless that
+        takes more than resume_seconds. After an error sequence.n_tokens says what was acknowledged. Returns
+        the last reply; n_shared_tokens is of all."""
+        parts = streams.parts_of(sequence.geometry, numbers, token_ids, chunk_bytes)
+        return streams.Appender(self._kv, sequence, parts, timeout).run(resume_seconds)
+
     def append_tensor(self, sequence: Sequence, desc: TensorDesc, n_tokens: int, *, token_ids=(),
                       inline: bytes | None = None, first_token: int | None = None) -> kv.AppendReply:
         """One request as it stands: desc refers to the staging segment, or to inline bytes."""
@@ -210,18 +222,35 @@ class Client:
              layers: tuple[int, int] | None = None, via: str = "staging", base_only: bool = False,
              out: np.ndarray | None = None) -> np.ndarray:
         """n tokens from first on (default: all): [layers, 2, heads, n, head_dim] of dtype; into out, of
-        any strides, if given. layers is (first, count). See decode_local() for the third way."""
+        any strides, if given. layers is (first, count). via is "staging", "inline", or "stream": see
+        read_stream(), and decode_local() for the fourth way."""
         first_layer, n_layers = layers or (0, sequence.geometry.n_layers)
         n = sequence.n_tokens - first if n is None else n
         g = sequence.geometry
         shape = (n_layers, *g.shape(n)[1:])
         out = np.empty(shape, NUMPY[dtype]) if out is None else out
         self._check_shape(out, shape)
+        if via == "stream":
+            streams.read_into(lambda at, count: self.read_stream(
+                sequence, at, count, dtype=dtype_of(out), layers=(first_layer, n_layers), base_only=base_only),
+                out, first, first_layer, resume_seconds=self.timeout)
+            return out
         row = n_layers * 2 * g.n_kv_heads * g.head_dim * out.itemsize
         step = self._step(via, row)
         for at in range(0, n, step):
             self._read_part(sequence, first + at, out[:, :, :, at:at + step], first_layer, via, base_only)
         return out
+
+    def read_stream(self, sequence: Sequence, first: int = 0, n: int | None = None, *, dtype: str = "f32",
+                    layers: tuple[int, int] | None = None, base_only: bool = False, chunk_bytes: int = 0,
+                    timeout: float = 600.0) -> streams.Chunks:
+        """read() in chunks of at most chunk_bytes (0: 1 MiB), without staging: an iterator over (first
+        token, first layer, array), tile by tile, and in a tile some layers at a time. Nothing is sent that
+        is not taken. What it holds in the daemon is let go at its end, or at cancel(); `with` cancels.
+        read(via="stream") gives an array, and goes on by itself after the connection broke."""
+        n = sequence.n_tokens - first if n is None else n
+        request = streams.read_request(sequence, first, n, layers, dtype, base_only, chunk_bytes)
+        return streams.Chunks(self._kv, sequence, request, dtype, timeout)
 
     def _read_part(self, sequence, first, out, first_layer, via, base_only) -> None:
         shape, size = out.shape, out.size * out.itemsize
