@@ -213,6 +213,8 @@ struct dpq_train_options {
     float bound;           /* no token's squared error beyond this many times the held-out mean:
                               it is stored raw instead; 0: 8; < 0: no bound */
     float max_decode_mflop; /* auto: of a token's depth predictions; 0: no limit */
+    bool full_references;   /* predictions in depth see both planes: better, but a tile's fine plane
+                               can't be dropped, nor be added later */
     int32_t spill_fd;       /* > 0: a file, open for reading and writing, that holds the samples
                                instead of memory; borrowed for the trainer's life */
 };

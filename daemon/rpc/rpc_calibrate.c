@@ -199,6 +199,7 @@ static int fill_options(const Deltapq__V1__CalibrateBegin *request,
     ret_options->metric_lambda = request->metric_lambda;
     ret_options->balanced_bits = request->balanced_bits;
     ret_options->bound = request->bound;
+    ret_options->full_references = request->full_references;
     ret_options->max_decode_mflop = request->max_decode_mflop;
     return rpc_check_text(request->model_name, "model_name", ret_options->model_name,
                           sizeof(ret_options->model_name), ret_error);

@@ -10,7 +10,7 @@ void encode_layer(struct dpq_codec *codec, const struct encode_layer *layer)
         .row_bytes = layer->row_bytes,
         .dtype = layer->dtype,
         .group_log2 = codec->profile->group_log2,
-        .keeps_base = codec->below,
+        .is_reference = codec->below,
     };
 
     if (layer->starts_sequence)

@@ -159,8 +159,10 @@ void encode_unit(struct dpq_codec *c, const struct encode_input *in, struct enco
         encode_set_token(u->raw[RAW_INPUT], t);
     if (c->profile->bound > 0)
         encode_bound(c, in, u);
-    if (in->keeps_base) {
-        loop_reconstruct(c, &u->loop, c->y_base);
-        loop_keep_base(c, &u->loop);
+    if (in->is_reference) {
+        loop_reconstruct(c, &u->loop, encode_is_full(u) ? c->y_fine : c->y_base);
+        loop_keep(c, &u->loop);
+        if (encode_is_full(u))
+            u->droppable = 0;
     }
 }

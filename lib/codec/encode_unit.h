@@ -24,7 +24,7 @@ struct encode_input {
     uint32_t dtype;
     uint32_t n_sink;     /* the first tokens of the tile are sinks: stored raw, all bits kept */
     uint32_t group_log2; /* temporal: tokens from one key frame to the next */
-    bool keeps_base;     /* later streams are predicted from this one */
+    bool is_reference;   /* later streams are predicted from this one */
 };
 
 struct encode_unit {
@@ -52,8 +52,8 @@ uint32_t encode_sink_run(const struct dpq_codec *codec, const uint8_t *values, s
  * encode_unit() - fill panels and all that unit says
  *
  * Leaves in codec: y, the coordinates that were coded; y_base and y_fine, what the planes make of
- * them (temporal: of the vector, not of the difference); p, a depth prediction. With keeps_base the
- * base reconstruction is kept in codec, as the decoder will.
+ * them (temporal: of the vector, not of the difference); p, a depth prediction. With is_reference
+ * its reconstruction is kept in codec, as the decoder will.
  */
 void encode_unit(struct dpq_codec *codec, const struct encode_input *in, struct encode_unit *unit);
 
@@ -77,6 +77,12 @@ void encode_layer(struct dpq_codec *codec, const struct encode_layer *layer);
 static inline bool encode_keeps_fine(const struct profile_stream *stream, uint32_t rate)
 {
     return stream->fine_rates >> rate & 1;
+}
+
+/** encode_is_full() - do later streams see both of its planes? */
+static inline bool encode_is_full(const struct encode_unit *u)
+{
+    return u->loop.stream->full && u->fine_panel;
 }
 
 /**

@@ -78,7 +78,7 @@ static void deliver(void *user, const struct encode_input *in, const struct enco
     uint8_t row[DPQ_MAX_HEAD_DIM * sizeof(float)];
     float value[DPQ_MAX_HEAD_DIM];
 
-    if (u->fine_panel || !in->keeps_base) /* else it is there already */
+    if (u->fine_panel || !in->is_reference) /* else it is there already */
         loop_reconstruct(c, &u->loop, u->fine_panel ? c->y_fine : c->y_base);
     loop_deliver(c, &u->loop, 0, KERN_TOKENS, 0, to, d->memory);
     for (uint32_t type = 0; type < N_RAW_TYPES; type++)

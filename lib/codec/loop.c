@@ -117,7 +117,7 @@ void loop_deliver(struct dpq_codec *codec, const struct loop_unit *u, uint32_t f
                                      (char *)memory + to, tensor->stride_token);
 }
 
-void loop_keep_base(struct dpq_codec *codec, const struct loop_unit *u)
+void loop_keep(struct dpq_codec *codec, const struct loop_unit *u)
 {
     const struct dpq_geometry *g = &codec->profile->geometry;
     float *to = u->kind == DPQ_K ? below(codec, 2) : codec->next_values;

@@ -5,7 +5,8 @@
  * which the next ones are predicted
  *
  * Both sides call these functions with the same arguments in the same order, so a prediction has
- * the same bits on both. Every prediction, in time or in depth, is made from base reconstructions.
+ * the same bits on both. Every prediction is made from base reconstructions; but in depth from what
+ * both planes give, where a profile says so (full) and the tile has both.
  */
 
 #include "lib/codec/codec.h"
@@ -63,8 +64,8 @@ void loop_reconstruct(struct dpq_codec *codec, const struct loop_unit *u, const 
 void loop_deliver(struct dpq_codec *codec, const struct loop_unit *u, uint32_t first, uint32_t n,
                   uint32_t layer, const struct dpq_tensor *tensor, void *memory);
 
-/** loop_keep_base() - codec->x is u's base reconstruction: a reference for what is coded later */
-void loop_keep_base(struct dpq_codec *codec, const struct loop_unit *u);
+/** loop_keep() - codec->x is what what is coded later may be predicted from: mostly the base's */
+void loop_keep(struct dpq_codec *codec, const struct loop_unit *u);
 
 /** loop_next_layer() - what was kept of this layer is now "the layer below" */
 void loop_next_layer(struct dpq_codec *codec);

@@ -196,6 +196,7 @@ static const char *locate_stream(const struct dpq_profile *p, const struct profi
         .dsub = f->dsub,
         .fine_rates = f->fine_rates,
         .strict = f->flags & PROFILE_STRICT,
+        .full = f->flags & PROFILE_FULL,
         .importance = f->importance,
         .mean = want(p, f->mean, n.vector),
         .encode = want(p, f->encode, n.matrix),

@@ -45,10 +45,11 @@ struct profile_stream {
     uint32_t fine_rates; /* bit r: rate r keeps the fine plane; see profile_default_fine() */
     float tolerance[N_TREES][N_PLANES]; /* held-out mean of |e|^2 in coded coordinates (of y), for
                             tokens that use the tree, read with these planes; ≥ 0 */
-    bool strict;         /* every token that can be predicted is, whether that pays or not */
-    float importance;    /* what |e|^2 of this stream costs, against the others; > 0, 1 without an
-                            output metric */
-    const float *mean;   /* [head_dim] */
+    bool strict;       /* every token that can be predicted is, whether that pays or not */
+    bool full;         /* what is predicted from it in depth sees both planes, where it has both */
+    float importance;  /* what |e|^2 of this stream costs, against the others; > 0, 1 without an
+                          output metric */
+    const float *mean; /* [head_dim] */
     const float *encode; /* [head_dim][head_dim] row-major E: y = E (x - mean - prediction) */
     const float *decode; /* [head_dim][head_dim] row-major F: x = mean + prediction + F y; E^T when
                             E is orthogonal (then both point to stored matrices all the same) */

@@ -15,7 +15,8 @@ enum {
     PROFILE_CRC_FROM = 16, /* the CRC covers everything from here on */
     PROFILE_DECODE_IS_TRANSPOSED = 1 << 0,
     PROFILE_STRICT = 1 << 1,
-    PROFILE_FLAGS = 3,
+    PROFILE_FULL = 1 << 2,
+    PROFILE_FLAGS = 7,
 };
 
 struct profile_file_header {

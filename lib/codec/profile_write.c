@@ -45,7 +45,7 @@ static struct profile_file_stream write_stream(struct writer *w, const struct pr
         .dsub = s->dsub,
         .fine_rates = s->fine_rates,
         .importance = s->importance,
-        .flags = s->strict ? PROFILE_STRICT : 0,
+        .flags = (s->strict ? PROFILE_STRICT : 0) | (s->full ? PROFILE_FULL : 0),
     };
 
     memcpy(f.tolerance, s->tolerance, sizeof(f.tolerance));

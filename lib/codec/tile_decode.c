@@ -4,10 +4,10 @@
  *   codes -> y (dim-major, with the temporal recurrence) -> X = F Y + mean + prediction
  *         -> K rotated -> raw rows override -> converted to the destination
  *
- * Every prediction, in time or in depth, is made from the base plane's reconstruction; the fine
- * plane only refines what is delivered. Where a stream needs both, base and fine are decoded side
- * by side (decode_codes). All GEMMs have 128 columns whatever range is asked for, so a token's
- * numbers do not depend on the range.
+ * Every prediction is made from the base plane's reconstruction, but in depth from that of both
+ * planes if a stream is full; else the fine plane only refines what is delivered. Where a stream
+ * needs both, base and fine are decoded side by side (decode_codes). All GEMMs have 128 columns
+ * whatever range is asked for, so a token's numbers do not depend on the range.
  *
  * Only if a stream of the layers asked for (or of one below them) has a depth reference, the layers
  * below are decoded as well, and base reconstructions are kept: those of K and V of the layer below
@@ -26,7 +26,7 @@ struct decoder {
     const struct dpq_range *range;
     const struct dpq_tensor *tensor;
     void *memory;
-    bool keeps_base; /* base reconstructions are wanted by a depth reference */
+    bool keeps_all; /* reconstructions are wanted by a depth reference */
 };
 
 /* One stream of the tile in work. */
@@ -62,7 +62,7 @@ static void decode_codes(const struct decoder *d, const struct unit *u)
     struct dpq_codec *c = d->codec;
     uint32_t dsub = u->loop.stream->dsub, n_subspaces = d->profile->geometry.head_dim / dsub;
     bool temporal = u->loop.reference == REFERENCE_TEMPORAL;
-    bool base_wanted = !u->fine_panel || d->keeps_base || temporal;
+    bool base_wanted = !u->fine_panel || (d->keeps_all && !u->loop.stream->full) || temporal;
 
     for (uint32_t m = 0; m < n_subspaces; m++) {
         size_t at = (size_t)m * dsub * KERN_TOKENS;
@@ -123,18 +123,20 @@ static void override_raw(const struct decoder *d, const struct loop_unit *u)
 static void decode_unit(const struct decoder *d, struct unit *u, bool delivered)
 {
     struct dpq_codec *c = d->codec;
+    bool full;
 
     unit_set(u, d);
+    full = u->loop.stream->full && u->fine_panel;
     decode_codes(d, u);
     if (u->loop.reference >= REFERENCE_DEPTH_HEAD)
         loop_predict_depth(c, &u->loop);
-    if (d->keeps_base) {
-        loop_reconstruct(c, &u->loop, c->y);
-        loop_keep_base(c, &u->loop);
+    if (d->keeps_all) {
+        loop_reconstruct(c, &u->loop, full ? c->y_fine : c->y);
+        loop_keep(c, &u->loop);
     }
     if (!delivered)
         return;
-    if (!d->keeps_base || u->fine_panel)
+    if (!d->keeps_all || (u->fine_panel && !full))
         loop_reconstruct(c, &u->loop, u->fine_panel ? c->y_fine : c->y);
     loop_deliver(c, &u->loop, d->range->first_token, d->range->n_tokens,
                  u->loop.layer - d->range->first_layer, d->tensor, d->memory);
@@ -151,7 +153,7 @@ static void decode_layer(const struct decoder *d, uint32_t layer)
             u.loop.index = dpq_stream_index(g, layer, u.loop.kind, u.loop.head);
             decode_unit(d, &u, layer >= d->range->first_layer);
         }
-    if (d->keeps_base)
+    if (d->keeps_all)
         loop_next_layer(d->codec);
 }
 
@@ -161,6 +163,18 @@ static bool any_depth(const struct tile_view *v, uint32_t n)
         if (v->streams[i].reference >= REFERENCE_DEPTH_HEAD)
             return true;
     return false;
+}
+
+/* Without the fine plane of a full stream, what was predicted from it is lost. */
+static int check_full(const struct decoder *d, uint32_t n, struct dpq_fault *fault)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (d->profile->streams[i].full && d->view->streams[i].bits & STREAM_HAS_FINE &&
+            !d->view->fine_panel[i])
+            return fault_set(fault, DPQ_E_INVALID,
+                             "this profile predicts from both planes: a tile that was made with "
+                             "its fine object is not to be read without");
+    return 0;
 }
 
 static int check_range(const struct dpq_geometry *g, const struct dpq_range *r,
@@ -199,9 +213,12 @@ int dpq_tile_decode(struct dpq_codec *codec, const void *base, size_t n_base, co
     r = tile_view_set(codec->view, codec->profile, base, n_base, fine, n_fine, ret_fault);
     if (r)
         return r;
-    d.keeps_base = any_depth(d.view, end * 2 * g->n_kv_heads);
+    d.keeps_all = any_depth(d.view, end * 2 * g->n_kv_heads);
+    r = d.keeps_all ? check_full(&d, end * 2 * g->n_kv_heads, ret_fault) : 0;
+    if (r)
+        return r;
     codec_rope(codec, d.view->header.first_position);
-    for (uint32_t layer = d.keeps_base ? 0 : range->first_layer; layer < end; layer++)
+    for (uint32_t layer = d.keeps_all ? 0 : range->first_layer; layer < end; layer++)
         decode_layer(&d, layer);
     return 0;
 }

@@ -254,7 +254,7 @@ static void keep_errors(const struct stage *s, uint32_t head, size_t tile, const
                     : 0;
 }
 
-/* Base reconstructions of a run of tiles, for the stages to come. */
+/* Reconstructions of a run of tiles, for the stages to come. */
 static int keep_task(void *user, uint32_t index, uint32_t worker)
 {
     struct stage *s = user;
@@ -268,8 +268,8 @@ static int keep_task(void *user, uint32_t index, uint32_t worker)
     for (size_t tile = first; tile < first + TILES_A_TASK && tile < run->plan.n_tiles; tile++) {
         float *tile_to = to + tile * KERN_TOKENS * stride + head * d;
 
-        train_code_tile(&s->streams[head], &run->workers[worker], tile, false, NULL, tile_to,
-                        stride, &u);
+        train_code_tile(&s->streams[head], &run->workers[worker], tile,
+                        run->options->full_references, NULL, tile_to, stride, &u);
         if (run->ref_errors && tile >= run->plan.n_learn_tiles)
             keep_errors(s, head, tile, tile_to, stride);
     }

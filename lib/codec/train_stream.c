@@ -84,6 +84,7 @@ int train_stream_init(struct train_stream *s, struct train_run *run, uint32_t la
     s->stream.reference = reference;
     s->stream.dsub = s->dsub;
     s->stream.importance = 1;
+    s->stream.full = run->options->full_references;
     s->stream.strict = reference == REFERENCE_TEMPORAL && run->options->leak > 0;
     for (int t = 0; t < N_TREES; t++)
         s->samples[t] = malloc(s->n_rows * d * sizeof(float));

@@ -366,6 +366,55 @@ static void check_loop(struct toy *toy, uint32_t rate, uint32_t dtype)
     dpq_codec_free(c);
 }
 
+/* Nothing of a full tile's fine object is droppable, and without it nothing is decoded. */
+static void check_unreadable(struct toy *toy, const struct tile *t)
+{
+    const struct dpq_geometry *g = &toy->geometry;
+    const struct tile_base_header *h = (const struct tile_base_header *)t->base;
+    const struct tile_stream *s = (const struct tile_stream *)(t->base + h->directory_offset);
+    struct dpq_tensor to = canonical(g, DPQ_F32, g->n_layers);
+    struct dpq_range all = { .n_layers = g->n_layers, .n_tokens = T };
+    float *got = malloc(dpq_row_bytes(g, DPQ_F32) * T);
+    struct dpq_codec *c = NULL;
+
+    for (uint32_t i = 0; i < h->n_streams; i++)
+        assert_int_equal(s[i].bits, s[i].bits & ~STREAM_ALL_DROPPABLE);
+    assert_int_equal(dpq_codec_new(toy->profile, ~0u, &c), 0);
+    assert_int_equal(dpq_tile_decode(c, t->base, t->n_base, NULL, 0, &all, &to, got, NULL),
+                     DPQ_E_INVALID);
+    dpq_codec_free(c);
+    free(got);
+}
+
+/* Full references: later streams see both planes, so the fine object can't be done without, but
+ * what comes back is nearer; and the layer loop agrees. */
+static void test_full_references(void **state)
+{
+    (void)state;
+    for (uint32_t reference = REFERENCE_DEPTH_HEAD; reference <= REFERENCE_DEPTH; reference++) {
+        struct toy toy = toy_of(reference, 2, 0);
+        float *rows = model_rows(&toy, .02, 4), *base_only, *both;
+        size_t n = dpq_row_bytes(&toy.geometry, DPQ_F32) / 4;
+        struct tile plain = encode(&toy, rows, DPQ_F32, 0, DPQ_RATE_QUALITY, ~0u), full;
+
+        base_only = decode(&toy, &plain, ~0u);
+        for (uint32_t i = 0; i < toy.profile->n_streams; i++)
+            toy.profile->streams[i].full = true;
+        full = encode(&toy, rows, DPQ_F32, 0, DPQ_RATE_QUALITY, ~0u);
+        both = decode(&toy, &full, ~0u);
+        assert_true(square_error(rows, both, n * T) < .97 * square_error(rows, base_only, n * T));
+        check_loop(&toy, DPQ_RATE_QUALITY, DPQ_F16);
+        check_loop(&toy, DPQ_RATE_COMPACT, DPQ_F16);
+        check_unreadable(&toy, &full);
+        tile_drop(&plain);
+        tile_drop(&full);
+        free(rows);
+        free(base_only);
+        free(both);
+        toy_drop(&toy);
+    }
+}
+
 static void test_layer_loop(void **state)
 {
     (void)state;
@@ -433,10 +482,15 @@ static void test_layer_loop_names_the_layer(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_references), cmocka_unit_test(test_planes),
-        cmocka_unit_test(test_fine_rates), cmocka_unit_test(test_hard_bound),
-        cmocka_unit_test(test_raw_types),  cmocka_unit_test(test_layer_loop),
-        cmocka_unit_test(test_sink_run),   cmocka_unit_test(test_layer_loop_names_the_layer),
+        cmocka_unit_test(test_references),
+        cmocka_unit_test(test_planes),
+        cmocka_unit_test(test_fine_rates),
+        cmocka_unit_test(test_hard_bound),
+        cmocka_unit_test(test_raw_types),
+        cmocka_unit_test(test_layer_loop),
+        cmocka_unit_test(test_full_references),
+        cmocka_unit_test(test_sink_run),
+        cmocka_unit_test(test_layer_loop_names_the_layer),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -117,6 +117,7 @@ static void test_own_decode(void **state)
     s[0].fine_rates = 5;
     s[1].importance = 7;
     s[1].strict = true;
+    s[0].full = true;
     assert_int_equal(profile_write(&t.geometry, &head, s, &bytes, &n), 0);
     assert_true(n > t.n_bytes);
     assert_int_equal(dpq_profile_open(bytes, n, &p, NULL), 0);
@@ -126,6 +127,7 @@ static void test_own_decode(void **state)
     assert_int_equal(p->group_log2, 7);
     assert_true(p->bound == 9 && p->streams[0].fine_rates == 5 && p->streams[1].importance == 7);
     assert_true(p->streams[1].strict && !p->streams[0].strict);
+    assert_true(p->streams[0].full && !p->streams[1].full);
     assert_int_equal(p->n_audit_bytes, 5);
     assert_memory_equal(p->audit, "audit", 5);
     assert_memory_not_equal(dpq_profile_digest(p), dpq_profile_digest(t.profile), 32);
@@ -325,7 +327,7 @@ LIE(depth_without_inputs)
 LIE(unknown_flag)
 {
     UNUSED;
-    s->flags |= 4;
+    s->flags |= 8;
 }
 
 LIE(no_leak)

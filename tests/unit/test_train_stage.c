@@ -328,6 +328,29 @@ static void test_stream_options(void **state)
     free(s);
 }
 
+/* What is predicted from both planes comes nearer. */
+static void test_full_references(void **state)
+{
+    struct source *s = source_new(0, .95);
+    struct dpq_train_options o = options(DPQ_REFERENCE_DEPTH);
+    struct dpq_profile *base, *full;
+    uint8_t *a, *b;
+    size_t n_a, n_b;
+
+    (void)state;
+    base = train(s, &o, NULL, &a, &n_a);
+    o.full_references = true;
+    full = train(s, &o, NULL, &b, &n_b);
+    assert_true(full->streams[0].full && !base->streams[0].full);
+    assert_true(fresh_error(s, full, DPQ_RATE_QUALITY) <
+                .95 * fresh_error(s, base, DPQ_RATE_QUALITY));
+    dpq_profile_free(base);
+    dpq_profile_free(full);
+    free(a);
+    free(b);
+    free(s);
+}
+
 /* Samples in a file give the same profile as samples in memory. */
 static void test_spilled_samples(void **state)
 {
@@ -496,11 +519,17 @@ enum { FIRST = 0 };
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_depth_pays),    cmocka_unit_test(test_time_pays),
-        cmocka_unit_test(test_auto),          cmocka_unit_test(test_metric),
-        cmocka_unit_test(test_balanced_bits), cmocka_unit_test(test_stream_options),
-        cmocka_unit_test(test_tolerances),    cmocka_unit_test(test_spilled_samples),
-        cmocka_unit_test(test_audit_hooks),   cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_depth_pays),
+        cmocka_unit_test(test_time_pays),
+        cmocka_unit_test(test_auto),
+        cmocka_unit_test(test_metric),
+        cmocka_unit_test(test_balanced_bits),
+        cmocka_unit_test(test_stream_options),
+        cmocka_unit_test(test_full_references),
+        cmocka_unit_test(test_tolerances),
+        cmocka_unit_test(test_spilled_samples),
+        cmocka_unit_test(test_audit_hooks),
+        cmocka_unit_test(test_refused),
     };
 
     return _cmocka_run_group_tests("tests", tests + FIRST, ARRAY_SIZE(tests) - FIRST, NULL, NULL);

@@ -403,7 +403,7 @@ class Client:
         progress  is called with (done, total) while the daemon trains
         options   seed, n_iterations, reference ("auto", "none", "temporal", "depth-head", "depth"),
                   dsub (of K and V, (2, 2) without a preset), preset, group_tokens, leak, metric_lambda,
-                  balanced_bits, bound, max_decode_mflop: see CalibrateBegin
+                  balanced_bits, bound, max_decode_mflop, full_references: see CalibrateBegin
 
         When the connection breaks it goes on by itself, unless that takes more than resume_seconds, or
         calibration_id is 0. With an id of one's own another process can go on, too, within
