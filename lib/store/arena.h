@@ -90,7 +90,7 @@ struct arena_line {
     uint8_t kind;        /* enum dpq_slot_kind, or SLOT_KIND_RECORD */
     uint8_t n_tokens;    /* 1 … 128; of a record: 0 */
     uint8_t rate;        /* of a tile: enum dpq_rate */
-    uint8_t dtype;       /* of a tail's rows: enum dpq_dtype */
+    uint8_t dtype;       /* of a tail's rows: enum dpq_dtype; of a fine object: 1, it is kept */
     uint64_t checksum;   /* XXH3-64 of the n_bytes */
     uint64_t line_checksum; /* XXH3-64 of everything before it, the word as COMMITTED */
 };

@@ -25,6 +25,7 @@
 
 #include "lib/base/error.h"
 #include "lib/deltapq.h"
+#include "lib/store/memory.h"
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008u
@@ -50,12 +51,6 @@ static int make_memfd(const char *name, int *ret_fd)
     return 0;
 }
 
-static void close_file(FILE **f)
-{
-    if (*f)
-        fclose(*f);
-}
-
 static bool is_shortage(int error)
 {
     return error == ENOMEM || error == ENOSPC || error == EFBIG;
@@ -63,14 +58,9 @@ static bool is_shortage(int error)
 
 uint64_t map_available_bytes(void)
 {
-    _cleanup_(close_file) FILE *f = fopen("/proc/meminfo", "re");
-    unsigned long long kib;
-    char line[128];
+    const struct memory_paths paths = MEMORY_PATHS;
 
-    while (f && fgets(line, sizeof(line), f))
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-            return kib << 10;
-    return (uint64_t)sysconf(_SC_PHYS_PAGES) * PAGE_BYTES; /* /proc shows processes only */
+    return memory_available_bytes(&paths);
 }
 
 /* On failure the caller closes what is half made. */

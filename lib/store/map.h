@@ -24,8 +24,8 @@ struct map {
         .fd = -1 \
     }
 
-/** map_available_bytes() - what can be had without swapping or killing anybody; all RAM if the
- * kernel does not say. map_create() refuses more than this. */
+/** map_available_bytes() - what can be had without swapping or killing anybody: of the machine, and
+ *  of the control groups that this process is in. map_create() refuses more than this. */
 uint64_t map_available_bytes(void);
 
 /**

@@ -1,10 +1,5 @@
 /*
- * Slots and extents, and making room by evicting what nobody refers to
- *
- * The oldest goes first. Leased tiles are passed over: to evict them would give no room now. They
- * are few at the old end, because a tile is leased while somebody refers to it and joins the list
- * after that: a walk passes at most what was let go within the length of one lease. After a restart
- * nobody knows what is leased, so nothing is evicted for that long.
+ * Slots and extents, given and taken
  *
  * What is freed under a lease is BURIED in the arena, too: a process that takes the arena over does
  * not use that room either before its clients' leases have expired.
@@ -69,29 +64,12 @@ void space_bury(struct store *store, struct place *place, uint64_t lease_until_n
 
 /* --- taking ----------------------------------------------------------------------------------- */
 
-static bool is_wanted(const struct tile *tile, uint64_t now_ns)
-{
-    return tile->lease_until_ns > now_ns || tile->n_readers;
-}
-
-static bool evict_one(struct store *store, uint64_t now_ns)
-{
-    uint32_t number = store->oldest;
-
-    if (now_ns < store->grace_until_ns)
-        return false;
-    while (number != SLOT_NIL && is_wanted(&store->entries[number].tile, now_ns))
-        number = store->entries[number].tile.newer;
-    if (number == SLOT_NIL)
-        return false;
-    tile_evict(&store->entries[number].tile, now_ns);
-    return true;
-}
-
 int space_take_slot(struct store *store, uint64_t now_ns, uint32_t *ret_slot)
 {
+    struct store_change change;
+
     while (!store->n_free_slots)
-        if (!evict_one(store, now_ns))
+        if (!relief_evict(store, now_ns, &change))
             return STORE_E_FULL;
     *ret_slot = store->free_slots[--store->n_free_slots];
     return 0;
@@ -109,6 +87,7 @@ int space_take(struct store *store, uint64_t n_bytes, uint64_t now_ns, struct pl
 {
     uint64_t n_pages = n_bytes / ARENA_PAGE + !!(n_bytes % ARENA_PAGE);
     struct place p = { .n_bytes = (uint32_t)n_bytes };
+    struct store_change change;
     int r;
 
     space_reap(store, now_ns);
@@ -121,7 +100,7 @@ int space_take(struct store *store, uint64_t n_bytes, uint64_t now_ns, struct pl
     if (r)
         return r;
     while ((p.first_page = extent_take(&store->extents, p.n_pages)) == EXTENT_NONE) {
-        if (!evict_one(store, now_ns)) {
+        if (!relief_drop(store, now_ns, &change) && !relief_evict(store, now_ns, &change)) {
             space_give_slot(store, p.slot);
             return STORE_E_FULL;
         }

@@ -47,9 +47,11 @@ static struct store *make(const struct store_options *options)
     s->map = (struct map)MAP_NULL;
     s->ro_fd = -1;
     s->verify_reads = options->verify_reads;
+    s->cold_ns = options->cold_ns;
     s->evicted = options->evicted;
+    s->dropped = options->dropped;
     s->user = options->user;
-    s->oldest = s->newest = s->limbo = s->limbo_last = SLOT_NIL;
+    s->oldest_fine = s->newest_fine = s->limbo = s->limbo_last = SLOT_NIL;
     return s;
 }
 
@@ -66,6 +68,8 @@ static int make_private(struct store *s)
     if (!s->entries || !s->free_slots)
         return error_origin(-ENOMEM);
     r = index_init(&s->index, s->entries, h->n_slots);
+    if (!r)
+        r = evict_init(&s->evict, (uint32_t)h->n_slots, arena_n_pages(&s->arena) * ARENA_PAGE);
     if (r)
         return error_fold(r);
     s->stats.arena_bytes = h->n_bytes;
@@ -158,7 +162,7 @@ int store_attach(struct map *map, const struct store_options *options,
     return 0;
 }
 
-int store_new(uint64_t arena_bytes, const char *tenant, store_evicted_fn evicted, void *user,
+int store_new(uint64_t arena_bytes, const char *tenant, store_gone_fn evicted, void *user,
               struct store **ret_store)
 {
     const struct store_options options = { .tenant = tenant, .evicted = evicted, .user = user };
@@ -193,6 +197,7 @@ struct store *store_free(struct store *store)
     map_zeroed_free(store->entries, store->arena.header.n_slots * sizeof(*store->entries));
     free(store->free_slots);
     index_deinit(&store->index);
+    evict_deinit(&store->evict);
     extent_map_deinit(&store->extents);
     if (store->ro_fd >= 0)
         close(store->ro_fd);

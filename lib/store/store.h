@@ -69,11 +69,12 @@ struct store_stats {
     uint64_t n_evicted;    /* tiles, since the start */
     uint64_t n_corrupt;    /* objects that did not match their checksum, since the start */
     uint64_t n_fine_dropped;
+    uint64_t n_scrubbed_bytes; /* since the start */
 };
 
-/* Called for each tile that store_put() or tail_grow() evicts to make room; store's mutex is held:
- * do not call back. */
-typedef void (*store_evicted_fn)(void *user, const uint8_t key[32], uint64_t freed_bytes);
+/* Called for each tile that is evicted, or loses its fine object, while nobody refers to it;
+ * store's mutex is held: do not call back. */
+typedef void (*store_gone_fn)(void *user, const uint8_t key[32], uint64_t freed_bytes);
 
 /**
  * struct store_options - what an arena is for
@@ -83,7 +84,9 @@ typedef void (*store_evicted_fn)(void *user, const uint8_t key[32], uint64_t fre
  *                  process gave (the header says how long indeed); what could be under one is
  *                  neither evicted nor written over
  * @verify_reads:   tile_check() looks at the bytes each time
- * @evicted, @user: may be NULL
+ * @cold_ns:        when room is short, what was let go so long ago loses its fine object before
+ *                  anything is evicted
+ * @evicted, @dropped, @user: may be NULL
  */
 struct store_options {
     const char *tenant;
@@ -91,7 +94,8 @@ struct store_options {
     uint64_t n_slots;
     uint64_t grace_until_ns;
     bool verify_reads;
-    store_evicted_fn evicted;
+    uint64_t cold_ns;
+    store_gone_fn evicted, dropped;
     void *user;
 };
 
@@ -132,7 +136,7 @@ int store_attach(struct map *map, const struct store_options *options,
 
 /** store_new() - map_create() and store_create(): an arena that ends with this process. At least
  *  1 MiB. Return: 0; STORE_E_SIZE; a fault. */
-int store_new(uint64_t arena_bytes, const char *tenant, store_evicted_fn evicted, void *user,
+int store_new(uint64_t arena_bytes, const char *tenant, store_gone_fn evicted, void *user,
               struct store **ret_store) _must_check_;
 
 /** store_free() - unmaps and closes; what is in the arena stays. Tiles, tails and records need not
@@ -204,10 +208,12 @@ struct store_put_args {
     uint64_t n_base;
     const void *fine; /* NULL when there is none */
     uint64_t n_fine;
+    bool keeps_fine; /* it is not dropped to make room, nor by tile_drop_fine() */
 };
 
 /**
- * store_put() - store a tile; evicts unreferenced tiles, oldest first, when room is needed
+ * store_put() - store a tile; makes room by what nobody refers to: fine objects that are cold, then
+ * tiles, those first that are worth least (evict.h)
  * @args:     borrowed during the call; n_base > 0, and n_fine > 0 when there is fine
  * @ret_tile: with one reference for the caller
  * Leased tiles are not evicted. Nothing is when even that could not give enough room.
@@ -223,8 +229,7 @@ void tile_ref(struct tile *tile);
 
 /**
  * tile_unref() - drop a reference; the last one leaves the tile cached, or frees it with discard
- * Let the tiles of a sequence go from its last to its first: they are evicted in that order, so
- * that a chain dies from its end. Accepts NULL, returns NULL. @ret_freed_bytes may be NULL.
+ * Accepts NULL, returns NULL. @ret_freed_bytes may be NULL.
  */
 struct tile *tile_unref(struct tile *tile, bool discard, uint64_t now_ns,
                         uint64_t *ret_freed_bytes);
@@ -245,9 +250,43 @@ void tile_let_go(struct tile *tile);
  * tile_drop_fine() - free the fine object; the tile decodes from its base alone from then on
  * When it returns, the fine object is gone for good, also after a crash.
  * @ret_freed_bytes: may be NULL
- * Return: 0; STORE_E_NONE, it has none; STORE_E_BUSY, somebody holds the tile.
+ * Return: 0; STORE_E_NONE, it has none; STORE_E_BUSY, somebody holds the tile, or it
+ * was stored so that it keeps it.
  */
 int tile_drop_fine(struct tile *tile, uint64_t now_ns, uint64_t *ret_freed_bytes) _must_check_;
+
+/*
+ * Room from what is referred to: an owner of references says which of them it would do without,
+ * store_relieve() takes what all owners of a tile have offered, and the offers end. A fine object
+ * that is dropped so is like one dropped by tile_drop_fine(); a tile that is evicted so is a name
+ * without objects, which its owners have to let go: tile_is_evicted(). A leased tile, or one that
+ * is being read, is not touched.
+ */
+
+/** store_offer() - @tiles: one reference to each is the caller's, and stays */
+void store_offer(struct store *store, struct tile *const *tiles, size_t n, bool may_drop,
+                 bool may_evict);
+
+/** store_withdraw() - all offers of these tiles end, whoever made them */
+void store_withdraw(struct store *store, struct tile *const *tiles, size_t n);
+
+struct store_change {
+    struct tile *tile; /* NULL: nobody referred to it, and options.evicted or .dropped was called */
+    bool is_evicted;   /* or its fine object is gone */
+    uint64_t freed_bytes;
+};
+
+/**
+ * store_relieve() - free extents until no more than used_bytes of them are in use
+ * First what may be dropped is, of tiles that are cold; then tiles go that nobody refers to, or
+ * that are offered, in the order of the policy. Return: how many changes of tiles that are referred
+ * to; at most n_max, then it stopped there.
+ */
+size_t store_relieve(struct store *store, uint64_t used_bytes, uint64_t now_ns,
+                     struct store_change *changes, size_t n_max);
+
+/** tile_is_evicted() - nothing but its key is left of it */
+bool tile_is_evicted(const struct tile *tile);
 
 /**
  * tile_verify() - do the stored bytes match their checksums?

@@ -6,6 +6,7 @@
 
 #include "lib/base/hash.h"
 #include "lib/store/arena.h"
+#include "lib/store/evict.h"
 #include "lib/store/extent.h"
 #include "lib/store/index.h"
 #include "lib/store/map.h"
@@ -28,29 +29,41 @@ struct place {
 enum entry_role {
     ENTRY_NONE = 0, /* free, or somebody's second slot */
     ENTRY_TILE,     /* the slot is a tile's base object */
+    ENTRY_FINE,     /* its fine object, if that may be dropped */
     ENTRY_GRAVE,
 };
 
 enum {
     TILE_UNCHECKED = 1, /* not looked at since the store was attached */
-    TILE_CONDEMNED = 2, /* corrupt: not in the index, freed with the last reference */
+    TILE_CONDEMNED = 2, /* not in the index, freed with the last reference: corrupt, or … */
+    TILE_EVICTED = 4,   /* … its objects have gone already, and what is left is a name */
+    TILE_KEEPS_FINE = 8,
 };
 
-/* The number of a tile is its base object's slot. */
+/* The number of a tile is its base object's slot, also in the policy for eviction. */
 struct tile {
-    uint32_t role; /* enum entry_role, of whatever is here */
-    uint32_t flags;
+    uint8_t role; /* enum entry_role, of whatever is here */
+    uint8_t flags;
+    uint16_t let_go_s; /* when the last reference went: seconds, the low bits */
+    uint32_t n_numbers;
     struct store *store;
     uint8_t key[32];
     struct place base, fine;
     uint64_t lease_until_ns;
-    uint32_t n_numbers, n_refs, n_readers;
-    uint32_t older, newer; /* among the unreferenced; SLOT_NIL: none */
+    uint32_t n_refs, n_readers;
+    uint32_t n_drop_offers, n_evict_offers; /* references whose owners would do without */
+};
+
+/* In the slot of a fine object that may be dropped; a list, those first that were let go first. */
+struct fine {
+    uint8_t role;
+    uint32_t tile;         /* its number */
+    uint32_t older, newer; /* slots; SLOT_NIL: none */
 };
 
 /* A slot that is BURIED in the arena until a lease has expired. */
 struct grave {
-    uint32_t role;
+    uint8_t role;
     uint32_t next; /* expires at the same time or later; SLOT_NIL: none */
     uint64_t until_ns;
     uint32_t first_page, n_pages;
@@ -59,6 +72,7 @@ struct grave {
 /* Private, one a slot: only those in use are ever touched. */
 union slot_entry {
     struct tile tile;
+    struct fine fine;
     struct grave grave;
 };
 
@@ -77,14 +91,16 @@ struct store {
     union slot_entry *entries; /* [n_slots] */
     uint32_t *free_slots;      /* a stack */
     uint64_t n_free_slots, n_retired_slots;
-    uint32_t oldest, newest; /* the unreferenced, as they lost their last reference */
+    struct evict evict; /* who goes next of those that nobody refers to */
     uint64_t n_unreferenced_pages;
+    uint32_t oldest_fine, newest_fine;
+    uint64_t cold_ns; /* a fine object may be dropped when its tile was let go so long ago */
     uint32_t limbo, limbo_last; /* graves, by expiry */
     struct strip *strips;       /* all tails and records */
     uint64_t scrub_slot;        /* the scrubber's next slot; behind the last: it is at strips */
     bool in_strips;
     struct strip *scrub_strip; /* its next strip; NULL: none is left */
-    store_evicted_fn evicted;
+    store_gone_fn evicted, dropped;
     void *user;
     struct store_stats stats; /* used_bytes is computed */
 };
@@ -157,11 +173,25 @@ struct store_object place_object(const struct store *store, const struct place *
 /* --- store_tile.c; the mutex is held ------------------------------------------------------------
  */
 
-/** tile_list_append() - of the unreferenced, the one that was let go last */
-void tile_list_append(struct tile *tile);
+static inline uint32_t tile_number(const struct tile *tile)
+{
+    return (uint32_t)((const union slot_entry *)tile - tile->store->entries);
+}
 
-/** tile_evict() - an unreferenced one */
-void tile_evict(struct tile *tile, uint64_t now_ns);
+static inline struct tile *tile_of(struct store *store, uint32_t number)
+{
+    return &store->entries[number].tile;
+}
+
+/** tile_destroy() - one without references. Return: freed bytes */
+uint64_t tile_destroy(struct tile *tile, uint64_t now_ns);
+
+/** tile_void() - one with references, and no lease: its objects go now, its slot with the last
+ *  reference. Return: freed bytes */
+uint64_t tile_void(struct tile *tile);
+
+/** tile_forget_fine() - free the fine object, which there is. Return: freed bytes */
+uint64_t tile_forget_fine(struct tile *tile, uint64_t now_ns);
 
 /** tile_condemn() - what was found corrupt is not found by its key any more */
 void tile_condemn(struct tile *tile);
@@ -172,6 +202,27 @@ static inline void tile_count(struct store *store, const struct tile *tile)
     store->stats.tile_bytes += place_cost(&tile->base) + place_cost(&tile->fine);
     store->stats.tile_numbers += tile->n_numbers;
 }
+
+/* --- relief.c: what goes when room is short; the mutex is held ----------------------------------
+ */
+
+/** fine_list_add() - of a tile that nobody refers to: from now on it may be dropped */
+void fine_list_add(struct tile *tile);
+
+/** fine_list_remove() - works as well when it is not in the list, or there is no fine object */
+void fine_list_remove(struct tile *tile);
+
+/**
+ * relief_drop() - of the tiles that are cold, the fine object of the one let go first
+ * relief_evict() - the tile that is due first
+ * @change: says what became of it; the owner has been told already, if nobody referred to it
+ * Return: false, there is none that may go.
+ */
+bool relief_drop(struct store *store, uint64_t now_ns, struct store_change *ret_change);
+bool relief_evict(struct store *store, uint64_t now_ns, struct store_change *ret_change);
+
+/** relief_evict_corrupt() - a condemned tile that nobody refers to */
+void relief_evict_corrupt(struct tile *tile, uint64_t now_ns);
 
 /* --- strip.c: what grows ------------------------------------------------------------------------
  */
@@ -189,6 +240,7 @@ struct strip {
     struct arena_line line;   /* what both slots say, but for the length */
     struct hash_stream *hash; /* over n_bytes; NULL: recovered, and has not grown since */
     bool unchecked;           /* recovered, and not looked at since */
+    bool corrupt;             /* was found to be so, and counted */
     uint32_t n_readers;       /* that verify it: it is freed when there are none */
 };
 

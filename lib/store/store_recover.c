@@ -10,8 +10,9 @@
  * killed and repeated. A crash leaves half-written slots, orphans and pairs; anything else that is
  * freed here was damaged, and is counted apart.
  *
- * Which tiles were used last is not known any more. Of a chain the end goes first, so the list of
- * the unreferenced begins with those that are far from their sequence's start.
+ * Which tiles were used last is not known any more, nor is it worth the time to find out whose
+ * parents they are. Of a chain the end goes first, so those that are far from their sequence's
+ * start are evicted first.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -58,6 +59,7 @@ static void free_found(struct recovery *r, struct found *f, uint64_t *count)
 
     if (is_tile(f) && entry->tile.role == ENTRY_TILE) {
         index_remove(&r->store->index, &entry->tile);
+        evict_remove(&r->store->evict, f->slot);
         entry->tile.role = ENTRY_NONE;
     }
     arena_release(&r->store->arena, f->slot);
@@ -88,10 +90,10 @@ static void make_tile(struct recovery *r, uint32_t slot, const struct arena_line
                         .base = { slot, line->first_page, pages_of(line->n_bytes), line->n_bytes },
                         .fine = PLACE_NULL,
                         .lease_until_ns = s->grace_until_ns,
-                        .n_numbers = line->n_numbers,
-                        .older = SLOT_NIL,
-                        .newer = SLOT_NIL };
+                        .n_numbers = line->n_numbers };
     memcpy(t->key, line->key, sizeof(t->key));
+    evict_recover(&s->evict, slot, line->n_numbers * evict_cost(line->first_index),
+                  place_cost(&t->base));
     index_prefetch(&s->index, t->key);
 }
 
@@ -292,6 +294,10 @@ static void add_fine(struct recovery *r, struct found *f)
         return;
     }
     t->fine = place_of(f, &line);
+    if (line.dtype)
+        t->flags |= TILE_KEEPS_FINE;
+    evict_resize(&r->store->evict, tile_number(t), place_cost(&t->base),
+                 place_cost(&t->base) + place_cost(&t->fine));
 }
 
 static void add_grave(struct recovery *r, struct found *f)
@@ -363,17 +369,15 @@ static int list_tiles(struct recovery *r)
     n = sort_by_depth(r, slots);
     r->counts->n_tiles = n;
     for (uint32_t i = 0; i < n; i++) {
-        struct tile *t = &s->entries[slots[i]].tile;
+        struct tile *t = tile_of(s, slots[i]);
 
         if (i + AHEAD < n)
-            __builtin_prefetch(&s->entries[slots[i + AHEAD]], 1);
-        t->older = i ? slots[i - 1] : SLOT_NIL;
-        t->newer = i + 1 < n ? slots[i + 1] : SLOT_NIL;
+            __builtin_prefetch(tile_of(s, slots[i + AHEAD]));
+        evict_line_up(&s->evict, slots[i], i, n);
+        fine_list_add(t);
         s->n_unreferenced_pages += t->base.n_pages + t->fine.n_pages;
         tile_count(s, t);
     }
-    s->oldest = n ? slots[0] : SLOT_NIL;
-    s->newest = n ? slots[n - 1] : SLOT_NIL;
     free(slots);
     return 0;
 }

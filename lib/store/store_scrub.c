@@ -35,13 +35,13 @@ static void scrub_tile(struct store *s, struct tile *t, uint64_t now_ns, struct 
     sum->n_bytes += (uint64_t)base.n_bytes + (fine.slot == SLOT_NIL ? 0 : fine.n_bytes);
     sum->n_objects++;
     if (good) {
-        t->flags &= ~(uint32_t)TILE_UNCHECKED;
+        t->flags &= (uint8_t)~TILE_UNCHECKED;
         return;
     }
     sum->n_corrupt++;
     tile_condemn(t);
     if (!t->n_refs)
-        tile_evict(t, now_ns);
+        relief_evict_corrupt(t, now_ns);
 }
 
 /* Unlocked: it is marked before. */
@@ -85,6 +85,7 @@ void store_scrub(struct store *store, uint64_t max_bytes, uint64_t now_ns,
             sum.wrapped = true;
         }
     }
+    store->stats.n_scrubbed_bytes += sum.n_bytes;
     store_unlock(store);
     *ret_scrubbed = sum;
 }

@@ -14,67 +14,58 @@
 #include "lib/base/error.h"
 #include "lib/store/store_internal.h"
 
-/* --- the list of the unreferenced ------------------------------------------------------------- */
-
-static uint32_t number_of(const struct tile *tile)
-{
-    return (uint32_t)((const union slot_entry *)tile - tile->store->entries);
-}
-
-static struct tile *tile_of(struct store *store, uint32_t number)
-{
-    return &store->entries[number].tile;
-}
-
-void tile_list_append(struct tile *tile)
-{
-    struct store *s = tile->store;
-
-    tile->older = s->newest;
-    tile->newer = SLOT_NIL;
-    if (s->newest != SLOT_NIL)
-        tile_of(s, s->newest)->newer = number_of(tile);
-    else
-        s->oldest = number_of(tile);
-    s->newest = number_of(tile);
-    s->n_unreferenced_pages += tile->base.n_pages + tile->fine.n_pages;
-}
-
-static void list_remove(struct tile *tile)
-{
-    struct store *s = tile->store;
-
-    if (tile->older != SLOT_NIL)
-        tile_of(s, tile->older)->newer = tile->newer;
-    else
-        s->oldest = tile->newer;
-    if (tile->newer != SLOT_NIL)
-        tile_of(s, tile->newer)->older = tile->older;
-    else
-        s->newest = tile->older;
-    tile->older = tile->newer = SLOT_NIL;
-    s->n_unreferenced_pages -= tile->base.n_pages + tile->fine.n_pages;
-}
+/* --- references ------------------------------------------------------------------------------- */
 
 static void take_reference(struct tile *t)
 {
-    if (!t->n_refs++)
-        list_remove(t);
+    if (t->n_refs++)
+        return;
+    t->store->n_unreferenced_pages -= t->base.n_pages + t->fine.n_pages;
+    fine_list_remove(t);
+}
+
+static void leave_cached(struct tile *t, uint64_t now_ns)
+{
+    struct store *s = t->store;
+
+    t->n_refs = 0;
+    t->let_go_s = (uint16_t)(now_ns / 1000000000);
+    s->n_unreferenced_pages += t->base.n_pages + t->fine.n_pages;
+    fine_list_add(t);
+    evict_let_go(&s->evict, tile_number(t));
+}
+
+/* Out of the index and all counts; its objects are as they were. Return: their bytes */
+static uint64_t leave(struct tile *t)
+{
+    struct store *s = t->store;
+    uint64_t n_bytes = place_cost(&t->base) + place_cost(&t->fine);
+
+    fine_list_remove(t);
+    if (!(t->flags & TILE_CONDEMNED))
+        index_remove(&s->index, t);
+    evict_remove(&s->evict, tile_number(t));
+    if (!t->n_refs)
+        s->n_unreferenced_pages -= t->base.n_pages + t->fine.n_pages;
+    s->stats.n_tiles--;
+    s->stats.tile_bytes -= n_bytes;
+    s->stats.tile_numbers -= t->n_numbers;
+    return n_bytes;
 }
 
 /* Base first: wherever a base object is committed, its fine one is, too. */
-static uint64_t destroy(struct tile *tile, uint64_t now_ns)
+uint64_t tile_destroy(struct tile *tile, uint64_t now_ns)
 {
     struct store *s = tile->store;
     struct place base = tile->base, fine = tile->fine; /* the tile's memory becomes a grave */
-    uint64_t freed = place_cost(&base) + place_cost(&fine);
-    uint64_t lease_until_ns = tile->lease_until_ns;
+    uint64_t lease_until_ns = tile->lease_until_ns, freed;
 
-    if (!(tile->flags & TILE_CONDEMNED))
-        index_remove(&s->index, tile);
-    s->stats.n_tiles--;
-    s->stats.tile_bytes -= freed;
-    s->stats.tile_numbers -= tile->n_numbers;
+    if (tile->flags & TILE_EVICTED) {
+        tile->role = ENTRY_NONE;
+        space_give_slot(s, tile_number(tile));
+        return 0;
+    }
+    freed = leave(tile);
     tile->role = ENTRY_NONE;
     space_bury(s, &base, lease_until_ns, now_ns);
     space_bury(s, &fine, lease_until_ns, now_ns);
@@ -82,18 +73,18 @@ static uint64_t destroy(struct tile *tile, uint64_t now_ns)
     return freed;
 }
 
-void tile_evict(struct tile *tile, uint64_t now_ns)
+uint64_t tile_void(struct tile *tile)
 {
     struct store *s = tile->store;
-    uint8_t key[32];
-    uint64_t freed;
+    uint64_t freed = leave(tile);
 
-    memcpy(key, tile->key, sizeof(key));
-    list_remove(tile);
-    freed = destroy(tile, now_ns);
-    s->stats.n_evicted++;
-    if (s->evicted)
-        s->evicted(s->user, key, freed);
+    arena_release(&s->arena,
+                  tile->base.slot); /* which nobody gets before the last reference goes */
+    extent_give(&s->extents, tile->base.first_page, tile->base.n_pages);
+    space_give(s, &tile->fine);
+    tile->base = (struct place)PLACE_NULL;
+    tile->flags |= TILE_CONDEMNED | TILE_EVICTED;
+    return freed;
 }
 
 /* --- put -------------------------------------------------------------------------------------- */
@@ -133,6 +124,7 @@ static void commit_object(struct store *s, const struct place *p, const struct s
         .first_page = p->first_page,
         .n_bytes = p->n_bytes,
         .n_numbers = (uint32_t)a->n_numbers,
+        .dtype = kind == DPQ_SLOT_FINE && a->keeps_fine,
         .checksum = checksum,
     };
 
@@ -147,23 +139,25 @@ static struct tile *publish(struct store *s, const struct store_put_args *a,
                             const struct place *base, const struct place *fine,
                             const uint64_t checksums[2])
 {
-    struct tile *t = &s->entries[base->slot].tile;
+    struct tile *t = tile_of(s, base->slot), *parent = index_find(&s->index, a->parent);
     bool added;
 
     if (fine->slot != SLOT_NIL)
         commit_object(s, fine, a, DPQ_SLOT_FINE, checksums[1]);
     commit_object(s, base, a, DPQ_SLOT_BASE, checksums[0]);
     *t = (struct tile){ .role = ENTRY_TILE,
+                        .flags = a->keeps_fine ? TILE_KEEPS_FINE : 0,
                         .store = s,
                         .base = *base,
                         .fine = *fine,
                         .n_numbers = (uint32_t)a->n_numbers,
-                        .n_refs = 1,
-                        .older = SLOT_NIL,
-                        .newer = SLOT_NIL };
+                        .n_refs = 1 };
     memcpy(t->key, a->key, sizeof(t->key));
     added = index_add(&s->index, t);
     assert(added); /* it was looked for under the same lock */
+    evict_add(&s->evict, base->slot, parent ? tile_number(parent) : EVICT_NONE,
+              (double)a->n_numbers * evict_cost(a->first_index),
+              place_cost(base) + place_cost(fine));
     tile_count(s, t);
     return t;
 }
@@ -172,8 +166,10 @@ static struct tile *find_and_reference(struct store *store, const uint8_t key[32
 {
     struct tile *t = index_find(&store->index, key);
 
-    if (t)
+    if (t) {
         take_reference(t);
+        evict_use(&store->evict, tile_number(t));
+    }
     return t;
 }
 
@@ -246,12 +242,12 @@ struct tile *tile_unref(struct tile *tile, bool discard, uint64_t now_ns, uint64
         assert(tile->n_refs);
         while (tile->n_refs == 1 && tile->n_readers) /* the scrubber: readers have references */
             pthread_cond_wait(&s->scrubbed, &s->mutex);
-        if (!--tile->n_refs) {
-            if (discard || tile->flags & TILE_CONDEMNED)
-                freed = destroy(tile, now_ns);
-            else
-                tile_list_append(tile);
-        }
+        if (tile->n_refs > 1)
+            tile->n_refs--;
+        else if (discard || tile->flags & TILE_CONDEMNED)
+            freed = tile_destroy(tile, now_ns);
+        else
+            leave_cached(tile, now_ns);
         store_unlock(s);
     }
     if (ret_freed_bytes)
@@ -304,6 +300,23 @@ void tile_let_go(struct tile *tile)
     store_unlock(tile->store);
 }
 
+uint64_t tile_forget_fine(struct tile *tile, uint64_t now_ns)
+{
+    struct store *s = tile->store;
+    uint64_t freed = place_cost(&tile->fine);
+
+    fine_list_remove(tile);
+    evict_resize(&s->evict, tile_number(tile), place_cost(&tile->base) + freed,
+                 place_cost(&tile->base));
+    if (!tile->n_refs)
+        s->n_unreferenced_pages -= tile->fine.n_pages;
+    s->stats.tile_bytes -= freed;
+    s->stats.n_fine_dropped++;
+    space_bury(s, &tile->fine, tile->lease_until_ns, now_ns);
+    tile->fine = (struct place)PLACE_NULL;
+    return freed;
+}
+
 int tile_drop_fine(struct tile *tile, uint64_t now_ns, uint64_t *ret_freed_bytes)
 {
     struct store *s = tile->store;
@@ -311,19 +324,12 @@ int tile_drop_fine(struct tile *tile, uint64_t now_ns, uint64_t *ret_freed_bytes
     int r = 0;
 
     store_lock(s);
-    if (tile->fine.slot == SLOT_NIL) {
+    if (tile->fine.slot == SLOT_NIL)
         r = STORE_E_NONE;
-    } else if (tile->n_readers) {
+    else if (tile->n_readers || tile->flags & TILE_KEEPS_FINE)
         r = STORE_E_BUSY;
-    } else {
-        freed = place_cost(&tile->fine);
-        if (!tile->n_refs)
-            s->n_unreferenced_pages -= tile->fine.n_pages;
-        s->stats.tile_bytes -= freed;
-        s->stats.n_fine_dropped++;
-        space_bury(s, &tile->fine, tile->lease_until_ns, now_ns);
-        tile->fine = (struct place)PLACE_NULL;
-    }
+    else
+        freed = tile_forget_fine(tile, now_ns);
     store_unlock(s);
     if (ret_freed_bytes)
         *ret_freed_bytes = freed;
@@ -359,7 +365,7 @@ int tile_verify(struct tile *tile)
     tile->n_readers--;
     pthread_cond_broadcast(&s->scrubbed);
     if (good)
-        tile->flags &= ~(uint32_t)TILE_UNCHECKED;
+        tile->flags &= (uint8_t)~TILE_UNCHECKED;
     else
         tile_condemn(tile);
     store_unlock(s);

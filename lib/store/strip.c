@@ -175,6 +175,9 @@ int strip_verify(struct strip *strip, uint64_t *ret_n_bytes)
     strip->n_readers--;
     if (good)
         strip->unchecked = false;
+    else
+        s->stats.n_corrupt += !strip->corrupt;
+    strip->corrupt = strip->corrupt || !good;
     pthread_cond_broadcast(&s->scrubbed);
     store_unlock(s);
     *ret_n_bytes = p.n_bytes;

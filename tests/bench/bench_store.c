@@ -153,6 +153,7 @@ static uint64_t private_bytes(const struct store *s)
     return n_used * sizeof(union slot_entry) +
            s->arena.header.n_slots * (sizeof(*s->free_slots) + sizeof(*s->arena.generations)) +
            (s->index.mask + 1) * sizeof(*s->index.cells) +
+           s->evict.n_known * sizeof(*s->evict.nodes) + s->evict.n_queued * sizeof(*s->evict.heap) +
            s->extents.n_leaves * (sizeof(*s->extents.used) + 2 * sizeof(*s->extents.runs));
 }
 

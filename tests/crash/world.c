@@ -67,6 +67,18 @@ static void on_evicted(void *user, const uint8_t key[32], uint64_t freed_bytes)
         TELL(o, o->tiles[i].state, TILE_NONE);
 }
 
+/* Nor is what is cached at its best for ever. */
+static void on_dropped(void *user, const uint8_t key[32], uint64_t freed_bytes)
+{
+    struct oracle *o = user;
+    uint64_t name = world_name(key);
+    uint32_t i = name & 0x7fff;
+
+    (void)freed_bytes;
+    if (!(name & 0x8000) && o->tiles[i].serial == name >> 16)
+        TELL(o, o->tiles[i].fine, FINE_NONE);
+}
+
 static int put_named(struct world *w, uint64_t name, uint64_t sequence_id, uint64_t first_index,
                      bool fine, struct tile **ret_tile)
 {
@@ -384,6 +396,7 @@ static void open_world(struct world *w, struct map *map, struct store_recovery *
     const struct store_options options = { .tenant = "crash",
                                            .grace_until_ns = o->now + WORLD_LEASE_TIME,
                                            .evicted = on_evicted,
+                                           .dropped = on_dropped,
                                            .user = o };
 
     atomic_store(&o->announced, 0);
@@ -398,11 +411,10 @@ static void open_world(struct world *w, struct map *map, struct store_recovery *
         find_sequence(w, k);
     /* full tiles of an append that was cut short, which nobody appended again: cached for nothing
      */
-    for (uint32_t n = w->store->oldest; n != SLOT_NIL;) {
-        struct tile *t = &w->store->entries[n].tile;
+    for (uint32_t n = 0; n < w->store->evict.n_known; n++) {
+        struct tile *t = tile_of(w->store, n);
 
-        n = t->newer;
-        if (world_name(t->key) & 0x8000)
+        if (t->role == ENTRY_TILE && !t->n_refs && world_name(t->key) & 0x8000)
             tile_unref((tile_ref(t), t), true, o->now, NULL);
     }
     atomic_store(&o->in_flight, 0);

@@ -92,7 +92,11 @@ static void check_loose(struct store *s, const struct world_size *size, struct o
             break;
         }
         if (t)
-            check_tile(s, size, name, t, o->tiles[i].fine, v);
+            check_tile(s, size, name, t,
+                       o->evicting && !o->tiles[i].referenced && o->tiles[i].fine == FINE_THERE
+                           ? FINE_DROPPING
+                           : o->tiles[i].fine,
+                       v);
     }
 }
 

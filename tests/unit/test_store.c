@@ -181,6 +181,7 @@ static void test_eviction(void **state)
     tile_unref(t[3], false, 0, NULL);
     assert_int_equal(put_at(s, 100, OBJECT, 0, 999, &extra), STORE_E_FULL); /* leased until 1000 */
     tile_unref(t[5], false, 0, NULL);
+    s->evict.now += 1 << 16; /* as if much had been stored meanwhile */
     tile_unref(t[1], false, 0, NULL);
     assert_int_equal(put(s, 100, OBJECT, 0, &extra), 0);
     assert_int_equal(c.n, 1);
@@ -196,6 +197,95 @@ static void test_eviction(void **state)
             tile_unref(t[i], false, 0, NULL);
     tile_unref(extra, false, 0, NULL);
     assert_true(drains(s));
+    store_free(s);
+}
+
+/* Cold fine objects go before any tile does; not those that are kept, held or leased. */
+static void test_drop_first(void **state)
+{
+    struct counted c = { 0 };
+    struct store *s = new_store(MIB, &c);
+    struct store_object base, fine;
+    struct tile *t[16], *extra;
+    int n = 0;
+
+    (void)state;
+    while (put(s, (uint8_t)n, OBJECT, 60000, &t[n]) == 0)
+        n++;
+    assert_in_range(n, 4, 6);
+    t[0]->flags |= TILE_KEEPS_FINE;
+    assert_int_equal(tile_drop_fine(t[0], 0, NULL), STORE_E_BUSY);
+    tile_lease(t[1], 1000);
+    for (int i = 0; i < n; i++)
+        tile_unref(t[i], false, 0, NULL);
+    assert_int_equal(put_at(s, 100, 60000, 0, 999, &extra), 0);
+    tile_objects(t[2], &base, &fine);
+    assert_int_equal(fine.n_bytes, 0);
+    assert_int_equal(base.n_bytes, OBJECT);
+    assert_int_equal(c.n, 0);
+    assert_int_equal(stats(s).n_fine_dropped, 1);
+    for (int i = 3; i < n; i++)
+        assert_int_equal(put_at(s, (uint8_t)(100 + i), 60000, 0, 999, &t[i]), 0);
+    assert_int_equal(c.n, 0);
+    assert_int_equal(put_at(s, 120, 60000, 0, 1000, &t[1]), 0); /* its lease is over */
+    assert_int_equal(stats(s).n_fine_dropped, n - 1);
+    assert_int_equal(c.n, 0);
+    assert_int_equal(put_at(s, 121, 60000, 0, 1000, &t[0]), 0); /* none is left */
+    assert_int_equal(stats(s).n_fine_dropped, n - 1);
+    assert_true(c.n > 0);
+    tile_unref(t[0], false, 0, NULL);
+    tile_unref(t[1], false, 0, NULL);
+    for (int i = 3; i < n; i++)
+        tile_unref(t[i], false, 0, NULL);
+    tile_unref(extra, false, 0, NULL);
+    assert_true(drains_at(s, 1000));
+    store_free(s);
+}
+
+/* Nothing is taken from those who have not all offered it; what is taken is a name until they let
+ * go. */
+static void test_relieve(void **state)
+{
+    struct counted c = { 0 };
+    struct store *s = new_store(MIB, &c);
+    struct store_change changes[8];
+    struct store_object base, fine;
+    struct tile *t[4];
+    uint8_t key[32];
+
+    (void)state;
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(put(s, (uint8_t)i, OBJECT, 60000, &t[i]), 0);
+    tile_ref(t[1]); /* somebody else's */
+    tile_hold(t[2]);
+    assert_int_equal(store_relieve(s, 0, 0, changes, 8), 0);
+    store_offer(s, t, 4, true, false);
+    assert_int_equal(store_relieve(s, 0, 0, changes, 8), 2); /* fine objects of 0 and 3 */
+    assert_false(changes[0].is_evicted || changes[1].is_evicted);
+    store_withdraw(s, t, 4);
+    assert_int_equal(store_relieve(s, 0, 0, changes, 8), 0);
+    store_offer(s, t, 4, true, true);
+    assert_int_equal(store_relieve(s, stats(s).used_bytes - 1, 0, changes, 8), 1);
+    assert_true(changes[0].is_evicted);
+    assert_true(tile_is_evicted(changes[0].tile));
+    assert_int_equal(store_relieve(s, 0, 0, changes, 8), 1);
+    store_withdraw(s, t, 4);
+    assert_true(tile_is_evicted(t[0]) && tile_is_evicted(t[3]));
+    assert_false(tile_is_evicted(t[1]) || tile_is_evicted(t[2]));
+    assert_int_equal(c.n, 0); /* nobody is called for what is returned */
+    assert_int_equal(stats(s).n_tiles, 2);
+    assert_int_equal(stats(s).n_evicted, 2);
+    make_key(key, 0);
+    assert_memory_equal(tile_key(t[0]), key, 32);
+    tile_objects(t[0], &base, &fine);
+    assert_int_equal(base.n_bytes, 0);
+    assert_int_equal(tile_check(t[0]), STORE_E_CORRUPT);
+    assert_int_equal(put(s, 0, OBJECT, 0, &t[0]), 0); /* in another slot */
+    tile_unref(changes[0].tile, false, 0, NULL);
+    tile_let_go(t[2]);
+    tile_unref(t[1], false, 0, NULL);
+    for (int i = 0; i < 3; i++)
+        tile_unref(t[i], false, 0, NULL);
     store_free(s);
 }
 
@@ -216,9 +306,8 @@ static void test_hopeless(void **state)
     assert_int_equal(put(s, 9, 10, 2 * MIB, &big), STORE_E_FULL); /* the base goes back */
     assert_int_equal(c.n, 0);
     assert_int_equal(stats(s).n_tiles, 4);
-    assert_int_equal(put(s, 9, 600000, OBJECT, &big), 0); /* the fine object in place of 0 */
+    assert_int_equal(put(s, 9, 600000, OBJECT, &big), 0); /* the fine object in place of one */
     assert_int_equal(c.n, 1);
-    assert_int_equal(c.last, 0);
     tile_unref(t[1], false, 0, NULL);
     tile_unref(t[3], false, 0, NULL);
     tile_unref(big, false, 0, NULL);
@@ -637,7 +726,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_put_get),     cmocka_unit_test(test_without_fine),
         cmocka_unit_test(test_verify),      cmocka_unit_test(test_line),
-        cmocka_unit_test(test_eviction),    cmocka_unit_test(test_hopeless),
+        cmocka_unit_test(test_eviction),    cmocka_unit_test(test_drop_first),
+        cmocka_unit_test(test_relieve),     cmocka_unit_test(test_hopeless),
         cmocka_unit_test(test_slots),       cmocka_unit_test(test_lease),
         cmocka_unit_test(test_sizes),       cmocka_unit_test(test_drop_fine),
         cmocka_unit_test(test_allocations), cmocka_unit_test(test_concurrent),

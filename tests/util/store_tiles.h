@@ -134,9 +134,11 @@ static inline bool drains_at(struct store *s, uint64_t now_ns)
 {
     struct store_stats st;
 
-    while (s->oldest != SLOT_NIL) {
-        struct tile *t = &s->entries[s->oldest].tile;
+    for (uint32_t i = s->evict.n_known; i-- > 0;) {
+        struct tile *t = tile_of(s, i);
 
+        if (t->role != ENTRY_TILE || t->n_refs)
+            continue;
         tile_ref(t);
         tile_unref(t, /* discard= */ true, now_ns, NULL);
     }
