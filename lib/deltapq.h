@@ -36,6 +36,7 @@ enum dpq_outcome {
     DPQ_E_MISMATCH = 6,     /* tile and profile, or profile and geometry, do not belong together */
     DPQ_E_GONE = 7,         /* the slot now holds something else, or nothing */
     DPQ_E_CANCELLED = 8,    /* the progress callback asked to stop */
+    DPQ_E_CUT = 9,          /* the bytes end before what they announce does */
 };
 
 enum dpq_dtype {
@@ -454,6 +455,33 @@ int dpq_reader_slot(const struct dpq_reader *reader, const struct dpq_slot_ref *
  * Return: 0, or DPQ_E_GONE: throw away what was read from it.
  */
 int dpq_reader_check(const struct dpq_reader *reader, const struct dpq_slot_ref *ref);
+
+/* --- export files: FORMAT.md has the bytes, and the kinds ------------------------------------- */
+
+struct dpq_export_record {    /* what a kind does not have is 0 */
+    uint32_t kind, crc32c;    /* as stored */
+    uint64_t offset, n_bytes; /* of the record in the file: header, payload and zeroes */
+    const void *payload;      /* in the file's bytes */
+    uint64_t n_payload;
+    uint64_t first_index; /* of a tile's or tail's first token in its sequence */
+    uint64_t n_tokens;    /* of a sequence, a tile, a tail */
+};
+
+struct dpq_export;
+
+/** dpq_export_new() - @bytes: a file, or as much of it as there is; borrowed. Return: 0, -ENOMEM */
+int dpq_export_new(const void *bytes, size_t n_bytes, struct dpq_export **ret_export);
+struct dpq_export *dpq_export_free(struct dpq_export *export_file);
+
+/**
+ * dpq_export_next() - the next record, judged: order, lengths, checksum; not what is in a tile
+ * Return: 0; DPQ_E_CUT, the file ends within it; DPQ_E_CORRUPT, DPQ_E_VERSION.
+ */
+int dpq_export_next(struct dpq_export *export_file, struct dpq_export_record *ret_record,
+                    struct dpq_fault *ret_fault);
+
+/** dpq_crc32c() - of n_bytes behind those that gave crc; 0 to begin with */
+uint32_t dpq_crc32c(uint32_t crc, const void *bytes, size_t n_bytes);
 
 /** dpq_map_profile() - map a sealed profile memfd read-only; unmap with dpq_unmap() */
 int dpq_map_profile(int fd, const void **ret_bytes, size_t *ret_n_bytes);

@@ -37,6 +37,9 @@ struct dpq_codec {
 /** codec_rope() - make the table for a tile that starts at first_position */
 void codec_rope(struct dpq_codec *codec, uint64_t first_position);
 
+/** rows_finite() - is none of n numbers of dtype, at any alignment, a NaN or Inf? */
+bool rows_finite(const void *bytes, size_t n, uint32_t dtype);
+
 /** rows_put() - one head vector of dtype to element (layer, kind, head, token) of tensor */
 void rows_put(const struct dpq_geometry *geometry, const void *vector, uint32_t dtype,
               const struct dpq_tensor *tensor, void *memory, uint32_t layer, uint32_t kind,

@@ -22,6 +22,7 @@ const char *dpq_outcome_name(int r)
         [DPQ_E_MISMATCH] = "MISMATCH",
         [DPQ_E_GONE] = "GONE",
         [DPQ_E_CANCELLED] = "CANCELLED",
+        [DPQ_E_CUT] = "CUT",
     };
 
     if (r < 0)

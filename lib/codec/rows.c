@@ -45,7 +45,7 @@ static bool finite_16(const uint8_t *bytes, size_t n, uint16_t exponent)
     return !bad;
 }
 
-static bool all_finite(const void *bytes, size_t n, uint32_t dtype)
+bool rows_finite(const void *bytes, size_t n, uint32_t dtype)
 {
     if (dtype == DPQ_F32)
         return finite_32(bytes, n);
@@ -66,7 +66,7 @@ int dpq_rows_gather(const struct dpq_geometry *g, const struct dpq_tensor *tenso
                 for (uint32_t t = 0; t < n_tokens; t++, to += row_bytes) {
                     memcpy(to, (const char *)memory + element_offset(tensor, layer, kind, head, t),
                            head_bytes);
-                    if (!all_finite(to, g->head_dim, tensor->dtype))
+                    if (!rows_finite(to, g->head_dim, tensor->dtype))
                         return fault_set_at(ret_fault, DPQ_E_NOT_FINITE, (int32_t)layer,
                                             (int32_t)kind, (int32_t)head, t,
                                             "NaN or Inf in %c of layer %u, head %u, token %u",

@@ -58,6 +58,39 @@ void export_reader_extend(struct export_reader *reader, const void *bytes, uint6
     reader->n_bytes = n_bytes;
 }
 
+uint64_t export_reader_drop(struct export_reader *reader)
+{
+    uint64_t n = reader->at;
+
+    reader->bytes += n;
+    reader->n_bytes -= n;
+    reader->at = 0;
+    return n;
+}
+
+void export_reader_skip(struct export_reader *reader, uint64_t next_index)
+{
+    uint64_t n = next_index - reader->next_index;
+
+    assert(reader->in_sequence && !reader->has_tail && next_index % EXPORT_TILE_TOKENS == 0);
+    assert(next_index >= reader->next_index && n <= reader->n_left);
+    reader->next_index = next_index;
+    reader->n_left -= n;
+}
+
+int export_record_bytes(const struct export_reader *reader, enum export_kind *ret_kind,
+                        uint64_t *ret_n_bytes)
+{
+    struct record_header h;
+
+    if (!reader->has_header || reader->n_bytes - reader->at < sizeof(h))
+        return EXPORT_E_CUT;
+    memcpy(&h, reader->bytes + reader->at, sizeof(h));
+    *ret_kind = (enum export_kind)h.kind;
+    *ret_n_bytes = h.n_bytes;
+    return 0;
+}
+
 static int corrupt(struct export_reader *r, const char *reason)
 {
     r->reason = reason;
@@ -78,7 +111,16 @@ static int check_file_header(struct export_reader *r)
     if (h.reserved)
         return corrupt(r, "reserved bytes of the header are not 0");
     r->at = sizeof(h);
+    r->has_header = true;
     return 0;
+}
+
+/* the sum does not cover them, and nobody reads them: so they are what they have to be */
+static bool all_zero(const uint8_t *p, uint64_t n)
+{
+    while (n && !p[n - 1])
+        n--;
+    return !n;
 }
 
 static uint32_t checksum(uint64_t n_bytes, const uint8_t *payload)
@@ -211,7 +253,7 @@ int export_next(struct export_reader *r, struct export_record *ret_record)
     uint64_t left, padded;
     int e;
 
-    if (!r->at) {
+    if (!r->has_header) {
         e = check_file_header(r);
         if (e)
             return e;
@@ -230,6 +272,8 @@ int export_next(struct export_reader *r, struct export_record *ret_record)
     payload = r->bytes + r->at + sizeof(h);
     if (checksum(h.n_bytes, payload) != h.crc32c)
         return corrupt(r, "a record's checksum is wrong: the file is damaged");
+    if (!all_zero(payload + h.n_bytes, padded - h.n_bytes))
+        return corrupt(r, "the zeroes behind a record are none: the file is damaged");
     record.kind = (enum export_kind)h.kind;
     e = take(r, h.kind, payload, h.n_bytes, &record);
     if (e)
@@ -275,9 +319,12 @@ static int put(struct export_writer *w, enum export_kind kind, const struct piec
     for (size_t i = 0; i < n_pieces; i++)
         h.n_bytes += pieces[i].n;
     assert(h.n_bytes <= EXPORT_MAX_RECORD);
-    h.crc32c = crc32c(0, &h.n_bytes, sizeof(h.n_bytes));
-    for (size_t i = 0; i < n_pieces; i++)
-        h.crc32c = crc32c(h.crc32c, pieces[i].bytes, pieces[i].n);
+    if (!w->has_crc32c) {
+        w->crc32c = crc32c(0, &h.n_bytes, sizeof(h.n_bytes));
+        for (size_t i = 0; i < n_pieces; i++)
+            w->crc32c = crc32c(w->crc32c, pieces[i].bytes, pieces[i].n);
+    }
+    h.crc32c = w->crc32c;
     r = append(w, &h, sizeof(h));
     for (size_t i = 0; i < n_pieces && !r; i++)
         r = append(w, pieces[i].bytes, pieces[i].n);

@@ -19,6 +19,7 @@
 
 enum {
     EXPORT_VERSION = 1,
+    EXPORT_HEADER_BYTES = 16, /* of the file, and of each record */
     EXPORT_TILE_TOKENS = 128,
     EXPORT_MAX_TOKENS = 1 << 26,
     EXPORT_MAX_NAME = 4096, /* bytes of an adapter's or salt's name */
@@ -82,7 +83,8 @@ enum export_outcome {
 struct export_reader {
     const uint8_t *bytes;
     uint64_t n_bytes;
-    uint64_t at; /* of the next record: where to go on after EXPORT_E_CUT, or to resume */
+    uint64_t at;     /* of the next record: where to go on after EXPORT_E_CUT, or to resume */
+    bool has_header; /* the file's was read */
     const char *reason;
     uint64_t n_records;
     uint64_t n_left;     /* tokens of the sequence under way that no tile or tail has held yet */
@@ -96,6 +98,25 @@ void export_reader_init(struct export_reader *reader, const void *bytes, uint64_
 
 /** export_reader_extend() - more of the same file has come; bytes may have moved */
 void export_reader_extend(struct export_reader *reader, const void *bytes, uint64_t n_bytes);
+
+/** export_reader_drop() - what was read is not needed any more: bytes begin with the next record,
+ *  and so does `at`. Returns how many were dropped */
+uint64_t export_reader_drop(struct export_reader *reader);
+
+/**
+ * export_reader_skip() - the tiles of the sequence under way up to next_index will not come
+ * @next_index: a multiple of 128 within the sequence, not before the next one
+ */
+void export_reader_skip(struct export_reader *reader, uint64_t next_index);
+
+/**
+ * export_record_bytes() - how long the record at `at` is, as soon as its first 16 bytes have come,
+ * and the file's header has been read
+ * From its own header, unjudged: what is longer than the caller wants need not be waited for.
+ * Return: 0, or EXPORT_E_CUT.
+ */
+int export_record_bytes(const struct export_reader *reader, enum export_kind *ret_kind,
+                        uint64_t *ret_n_bytes) _must_check_;
 
 /**
  * export_next() - the next record, judged: the one function that distrusts an export file
@@ -116,6 +137,8 @@ struct export_writer {
     void *user;
     uint64_t n_bytes; /* written so far */
     uint64_t n_records;
+    bool has_crc32c; /* crc32c is that of the record to come: it need not be computed */
+    uint32_t crc32c; /* of the last record */
 };
 
 /** export_begin() - the file's header */

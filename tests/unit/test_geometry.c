@@ -190,7 +190,7 @@ static void test_names(void **state)
     assert_string_equal(dpq_outcome_name(0), "OK");
     assert_string_equal(dpq_outcome_name(DPQ_E_CORRUPT), "CORRUPT");
     assert_string_equal(dpq_outcome_name(DPQ_E_CANCELLED), "CANCELLED");
-    assert_string_equal(dpq_outcome_name(DPQ_E_CANCELLED + 1), "UNKNOWN");
+    assert_string_equal(dpq_outcome_name(DPQ_E_CUT + 1), "UNKNOWN");
     assert_string_equal(dpq_outcome_name(-12), "FAULT");
     assert_int_equal(dpq_dtype_bytes(DPQ_F32), 4);
     assert_int_equal(dpq_dtype_bytes(DPQ_F16), 2);
