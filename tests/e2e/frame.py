@@ -238,7 +238,10 @@ class Proxy:
                     near.close()
                     continue
                 far = socket.socket(socket.AF_UNIX)
-                far.connect(self._target)
+                if far.connect_ex(self._target):  # it is away
+                    near.close()
+                    far.close()
+                    continue
                 self._pairs.append((near, far))
                 threading.Thread(target=self._pump, args=(near, far), daemon=True).start()
 
@@ -248,16 +251,21 @@ class Proxy:
                 for ready in select.select([near, far], [], [])[0]:
                     data = ready.recv(65536)
                     if not data:
-                        return
+                        return self._end((near, far))
                     self.n_bytes += len(data) if ready is near else 0
                     time.sleep(self.delay)
                     (far if ready is near else near).sendall(data)
+        self._end((near, far))
+
+    @staticmethod
+    def _end(pair):
+        for s in pair:
+            with contextlib.suppress(OSError):
+                s.shutdown(socket.SHUT_RDWR)
 
     def cut(self):
         for pair in self._pairs:
-            for s in pair:
-                with contextlib.suppress(OSError):
-                    s.shutdown(socket.SHUT_RDWR)
+            self._end(pair)
         self._pairs = []
 
     def close(self):

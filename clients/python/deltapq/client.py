@@ -320,6 +320,16 @@ class Client:
         """End the pin now, whoever set it. Was there one?"""
         return self._call(self._kv.Unpin, kv.UnpinRequest(sequence_id=sequence.id)).was_pinned
 
+    # --- moving between machines ----------------------------------------------------------------
+
+    def export_once(self, request: kv.ExportRequest, timeout: float):
+        """One Export call as it stands; deltapq.transfer writes files by it."""
+        return self._kv.Export(request, timeout=timeout)
+
+    def import_once(self, requests, timeout: float):
+        """One Import call with these requests; deltapq.transfer reads files for it."""
+        return self._kv.Import(requests, timeout=timeout)
+
     # --- local decode ---------------------------------------------------------------------------
 
     @property
@@ -382,13 +392,6 @@ class Client:
             data += reply.data
             if not reply.data or len(data) >= reply.total_bytes:
                 return data
-
-    def remove_profile(self, profile_id: bytes) -> None:
-        """Take a profile out of service. Refused (FAILED_PRECONDITION, IN_USE) while a sequence, a
-        stored tile or tail, or a refinement needs it; the message says how many of this tenant's do."""
-        self._call(self._profiles.Remove, profiles.RemoveProfileRequest(profile_id=profile_id))
-        with self._lock:
-            self._geometries.pop(profile_id, None)
 
     def install_profile(self, data: bytes) -> bytes:
         """Store a profile file; return its id."""
