@@ -159,13 +159,16 @@ static void answer_profile(struct conn *conn)
 {
     struct side_reply reply = { .magic = SIDE_MAGIC, .n_fds = 1 };
     struct session_profile_info info;
+    bool sent;
 
     if (session_profile(conn->handout->options.session, conn->request.digest, &info)) {
         refuse(conn, ENOENT, "there is no profile with this digest");
         return;
     }
     reply.sizes[0] = info.file_bytes;
-    if (send_reply(conn, &reply, &info.fd))
+    sent = send_reply(conn, &reply, &info.fd);
+    session_profile_unref(conn->handout->options.session, &info);
+    if (sent)
         await_request(conn);
     else
         conn_close(conn);

@@ -4,7 +4,7 @@
  *     session -- tenants (from the configuration, fixed) -- one store each
  *             -- clients    by id: attach ... gone          session_client.c
  *             -- sequences  by id: create ... release       session_sequence.c, _append, _read
- *             -- profiles   by digest, never removed        session_profile.c
+ *             -- profiles   by digest: install ... remove   session_profile.c, _profile_remove
  *
  * One mutex guards the tables, reference counts and numbers; it is held for look-ups and updates,
  * never while rows are copied, coded or hashed. What a job works on is kept alive by references
@@ -142,8 +142,29 @@ static void describe_cpu(uint32_t mask, char *ret_text, size_t n)
 
 /* --- workers' scratch ------------------------------------------------------------------------- */
 
-int session_worker_codec(struct session *session, uint32_t worker,
-                         const struct profile_entry *profile, struct dpq_codec **ret_codec)
+/* Where a new one goes: in the place of one whose profile has gone, or of the one made first. */
+static uint32_t choose_slot(struct worker *worker)
+{
+    for (uint32_t i = 0; i < N_WORKER_CODECS; i++)
+        if (worker->codec_of[i] && worker->codec_of[i]->gone)
+            return i;
+    return worker->next_codec++ % N_WORKER_CODECS;
+}
+
+static void drop_codec(struct session *session, struct worker *worker, uint32_t slot)
+{
+    if (!worker->codecs[slot])
+        return;
+    dpq_codec_free(worker->codecs[slot]);
+    worker->codecs[slot] = NULL;
+    session_lock(session);
+    worker->codec_of[slot]->n_codecs--;
+    session_unlock(session);
+    worker->codec_of[slot] = profile_put(session, worker->codec_of[slot]);
+}
+
+int session_worker_codec(struct session *session, uint32_t worker, struct profile_entry *profile,
+                         struct dpq_codec **ret_codec)
 {
     struct worker *w = &session->workers[worker];
     struct dpq_codec *codec;
@@ -159,10 +180,15 @@ int session_worker_codec(struct session *session, uint32_t worker,
     r = dpq_codec_new(profile->profile, session->cpu_mask, &codec);
     if (r)
         return error_fold(r);
-    slot = w->next_codec++ % N_WORKER_CODECS;
-    dpq_codec_free(w->codecs[slot]);
+    session_lock(session);
+    slot = choose_slot(w);
+    session_unlock(session);
+    drop_codec(session, w, slot);
+    session_lock(session);
+    w->codec_of[slot] = profile_ref(profile);
+    profile->n_codecs++;
+    session_unlock(session);
     w->codecs[slot] = codec;
-    w->codec_of[slot] = profile;
     *ret_codec = codec;
     return 0;
 }
@@ -185,10 +211,10 @@ int session_worker_rows(struct session *session, uint32_t worker, size_t n_bytes
     return 0;
 }
 
-static void worker_deinit(struct worker *worker)
+static void worker_deinit(struct session *session, struct worker *worker)
 {
     for (uint32_t i = 0; i < N_WORKER_CODECS; i++)
-        dpq_codec_free(worker->codecs[i]);
+        drop_codec(session, worker, i);
     free(worker->rows);
 }
 
@@ -293,6 +319,7 @@ int session_new_kept(const struct config *config, struct hub *hub, struct pool *
     session->cpu_mask = cpu_from_name(config->cpu);
     snprintf(session->side_socket, sizeof(session->side_socket), "%s/fd.sock", config->runtime_dir);
     pthread_mutex_init(&session->mutex, NULL);
+    pthread_mutex_init(&session->profiles_mutex, NULL);
     r = session_init(session);
     if (r) {
         session_free(session);
@@ -325,20 +352,21 @@ struct session *session_free(struct session *session)
         client_free(client_unref(client));
     }
     for (uint32_t i = 0; i < session->n_workers && session->workers; i++)
-        worker_deinit(&session->workers[i]);
+        worker_deinit(session, &session->workers[i]);
     for (uint32_t i = 0; i < session->n_makers; i++)
         key_maker_deinit(&session->makers[i]);
     for (uint32_t i = 0; i < session->n_tenants; i++)
         arena_close(&session->tenants[i]);
     scrub_free(session->scrub);
     for (size_t i = 0; i < session->n_profiles; i++)
-        profile_entry_free(session->profiles[i]);
+        profile_put(session, session->profiles[i]);
     free(session->profiles);
     free(session->tenants);
     free(session->makers);
     free(session->workers);
     id_table_deinit(&session->clients);
     id_table_deinit(&session->sequences);
+    pthread_mutex_destroy(&session->profiles_mutex);
     pthread_mutex_destroy(&session->mutex);
     free(session);
     return NULL;

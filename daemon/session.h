@@ -271,7 +271,11 @@ void session_release(struct session *session, struct session_release *op);
 
 /* --- profiles (process-wide) ------------------------------------------------------------------ */
 
-struct session_profile_info { /* strings live as long as the session: profiles are never removed */
+struct profile_entry;
+
+/* A reference: what it points to is there until session_profile_unref(). */
+struct session_profile_info {
+    struct profile_entry *entry;
     const uint8_t *profile_id;
     const char *model_name;
     const char *info_json;
@@ -281,11 +285,13 @@ struct session_profile_info { /* strings live as long as the session: profiles a
     int fd;            /* read-only, to be handed out */
 };
 
-/** session_profile() - 0, or 1 when unknown */
+/** session_profile() - 0, then session_profile_unref() is due; or 1 when unknown */
 int session_profile(struct session *session, const uint8_t profile_id[32],
                     struct session_profile_info *ret_info);
 
-/** session_profile_list() - up to n infos; returns how many there are */
+void session_profile_unref(struct session *session, struct session_profile_info *info);
+
+/** session_profile_list() - up to n infos, session_profile_unref() each; returns how many */
 size_t session_profile_list(struct session *session, struct session_profile_info *infos, size_t n);
 
 /**
@@ -295,6 +301,16 @@ size_t session_profile_list(struct session *session, struct session_profile_info
  */
 int session_profile_install(struct session *session, const void *bytes, size_t n_bytes,
                             uint8_t ret_profile_id[32], struct session_error *ret_error);
+
+/**
+ * session_profile_remove() - take a profile that nobody uses out of service and out of the state
+ * directory
+ * @tenant: who asks: numbers of others are not told
+ * A worker thread: looks at each tile, and writes to the disk.
+ * Return: 0; 1 with ret_error: PROFILE; IN_USE, and by whom.
+ */
+int session_profile_remove(struct session *session, uint32_t tenant, const uint8_t profile_id[32],
+                           struct session_error *ret_error);
 
 /* --- audits ----------------------------------------------------------------------------------- */
 
@@ -407,7 +423,7 @@ struct session_calibrated {
     uint8_t profile_id[32];
     uint64_t n_tokens;
     double train_seconds;
-    const char *info_json;
+    const char *info_json; /* of DONE, for as long as the calibration is there; for done() */
 };
 /** trains on threads of its own, installs, calls done once: from such a thread, from _cancel(), or
  * at once when training ended before */

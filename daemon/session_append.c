@@ -395,24 +395,23 @@ static int enter(struct append *append, bool *ret_begin)
     return r;
 }
 
-static const struct dpq_geometry *geometry_of(struct session *session, uint32_t tenant,
-                                              uint64_t sequence_id)
+static bool geometry_of(struct session *session, uint32_t tenant, uint64_t sequence_id,
+                        struct dpq_geometry *ret_geometry)
 {
-    const struct dpq_geometry *geometry = NULL;
     struct sequence *sequence;
 
     session_lock(session);
     sequence = sequence_find(session, tenant, sequence_id);
     if (sequence)
-        geometry = profile_geometry(sequence->profile); /* stays: profiles are never removed */
+        *ret_geometry = *profile_geometry(sequence->profile);
     session_unlock(session);
-    return geometry;
+    return sequence != NULL;
 }
 
 void session_append(struct session *session, struct session_append *op)
 {
     struct append *append = calloc(1, sizeof(*append));
-    const struct dpq_geometry *geometry;
+    struct dpq_geometry geometry;
     bool begin = false;
     int r;
 
@@ -429,12 +428,9 @@ void session_append(struct session *session, struct session_append *op)
     append->job.run = plan;
     session_error_clear(&append->error);
     r = check_shape(op);
-    if (!r) {
-        geometry = geometry_of(session, op->tenant, op->sequence_id);
-        if (geometry)
-            r = numbers_acquire(session, op->tenant, &op->from, geometry, geometry->n_layers,
-                                op->n_tokens, &append->from, &op->error);
-    }
+    if (!r && geometry_of(session, op->tenant, op->sequence_id, &geometry))
+        r = numbers_acquire(session, op->tenant, &op->from, &geometry, geometry.n_layers,
+                            op->n_tokens, &append->from, &op->error);
     if (!r)
         r = enter(append, &begin);
     if (r) {

@@ -166,12 +166,9 @@ static int parse(const void *bytes, size_t n_bytes, struct risk_audit_row **ret_
     return 0;
 }
 
-static int find_section(struct session *session, const uint8_t profile_id[32],
-                        const void **ret_bytes, size_t *ret_n_bytes,
-                        struct session_error *ret_error)
+static int find_section(const struct profile_entry *entry, const void **ret_bytes,
+                        size_t *ret_n_bytes, struct session_error *ret_error)
 {
-    const struct profile_entry *entry = profile_find(session, profile_id);
-
     if (!entry) {
         session_error_set(ret_error, SESSION_NOT_FOUND, "PROFILE",
                           "profile_id names no installed profile");
@@ -214,14 +211,17 @@ static int fill_rows(const struct risk_audit_row *rows, size_t n_rows, struct se
 void session_audit(struct session *session, struct session_audit *op)
 {
     struct risk_audit_row *rows = NULL;
+    struct profile_entry *entry = profile_get(session, op->profile_id);
     const void *bytes;
     size_t n_bytes, n_rows;
+    int r;
 
     session_error_clear(&op->error);
-    if (find_section(session, op->profile_id, &bytes, &n_bytes, &op->error) ||
-        parse(bytes, n_bytes, &rows, &n_rows, &op->error))
-        return;
-    if (!fill_rows(rows, n_rows, op))
+    r = find_section(entry, &bytes, &n_bytes, &op->error);
+    if (!r)
+        r = parse(bytes, n_bytes, &rows, &n_rows, &op->error);
+    profile_put(session, entry);
+    if (!r && !fill_rows(rows, n_rows, op))
         summarize(rows, n_rows, &op->summary);
     free(rows);
 }

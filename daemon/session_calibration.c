@@ -23,6 +23,8 @@ struct session_calibration *calibration_destroy(struct session_calibration *cali
     if (!calibration)
         return NULL;
     dpq_trainer_free(calibration->trainer);
+    profile_put(calibration->session, calibration->refined);
+    free((char *)(uintptr_t)calibration->result.info_json);
     if (calibration->spill_fd >= 0)
         close(calibration->spill_fd);
     pthread_mutex_destroy(&calibration->progress_mutex);
@@ -339,6 +341,7 @@ int session_calibration_get(struct session *session, uint32_t tenant, uint64_t c
                                                        .n_tokens = c->n_tokens,
                                                        .wanted_tokens = c->budget_tokens,
                                                        .result = c->result };
+        ret_info->result.info_json = NULL;
         if (c->state == SESSION_CALIBRATION_DONE)
             ret_info->progress = 1;
         else if (n_total)

@@ -51,8 +51,8 @@ struct session_calibration {
     void *user;
     struct session_calibrated result; /* of DONE and FAILED */
     /* session_refine.c's: samples come from appends of sequences with this profile */
-    const struct profile_entry *refined; /* NULL: they come from a client */
-    uint64_t below;                      /* of tiles whose key begins with a smaller number */
+    struct profile_entry *refined; /* a reference; NULL: they come from a client */
+    uint64_t below;                /* of tiles whose key begins with a smaller number */
     uint64_t budget_tokens;
     uint64_t n_reserved; /* tokens that were added, or are being */
     uint32_t n_adding;   /* threads that add */

@@ -17,7 +17,7 @@ static int corrupt(struct errand *errand, uint64_t first_token)
 
 static int decode(struct errand *errand, uint32_t worker, const struct tile *tile, struct cut *cut)
 {
-    const struct profile_entry *profile = errand->sequence->profile;
+    struct profile_entry *profile = errand->sequence->profile;
     const struct dpq_geometry *g = profile_geometry(profile);
     struct dpq_tensor tensor = tensor_canonical(g, cut->dtype);
     struct dpq_range range = { .n_layers = g->n_layers, .n_tokens = cut->n_rows };

@@ -76,7 +76,6 @@ static int make(struct sequence *origin, const struct cut *cut, struct sequence 
         return error_origin(-ENOMEM);
     *fork = (struct sequence){
         .tenant = origin->tenant,
-        .profile = origin->profile,
         .refs = 1,
         .rate = origin->rate,
         .position_base = origin->position_base,
@@ -89,6 +88,7 @@ static int make(struct sequence *origin, const struct cut *cut, struct sequence 
     };
     memcpy(fork->scope, origin->scope, KEY_BYTES);
     session_lock(session);
+    fork->profile = profile_ref(origin->profile);
     fork->entry.id = sequence_new_id(session);
     fork->private_id = session_new_id(session);
     session_unlock(session);

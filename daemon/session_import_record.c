@@ -44,12 +44,6 @@ static int check_sequence(struct session_import *import, const struct export_seq
     ret_prefix->rate = s->rate;
     ret_prefix->position_base = s->position_base;
     ret_prefix->n_token_ids = s->n_tokens;
-    if (!profile_find(import->session, s->profile)) {
-        session_error_set(error, SESSION_NOT_FOUND, "PROFILE",
-                          "the sequence's profile %02x%02x%02x%02x… is not installed",
-                          s->profile[0], s->profile[1], s->profile[2], s->profile[3]);
-        return 1;
-    }
     return prefix_check(ret_prefix, error) ||
            take_name(s->adapter, s->n_adapter, "adapter", ret_prefix->adapter, error) ||
            take_name(s->salt, s->n_salt, "salt", ret_prefix->salt, error);
@@ -93,13 +87,19 @@ int import_sequence(struct session_import *import, const struct export_sequence 
     if (!sequence)
         return error_origin(-ENOMEM);
     import->sequence = sequence;
+    sequence->tenant = import->tenant;
+    sequence->profile = profile_get(import->session, s->profile);
+    if (!sequence->profile) {
+        session_error_set(error, SESSION_NOT_FOUND, "PROFILE",
+                          "the sequence's profile %02x%02x%02x%02x… is not installed",
+                          s->profile[0], s->profile[1], s->profile[2], s->profile[3]);
+        return 1;
+    }
     sequence->token_ids = malloc(s->n_tokens * sizeof(sequence->token_ids[0]));
     if (!sequence->token_ids)
         return error_origin(-ENOMEM);
     memcpy(sequence->token_ids, s->tokens, s->n_tokens * sizeof(sequence->token_ids[0]));
     sequence->token_ids_capacity = s->n_tokens;
-    sequence->tenant = import->tenant;
-    sequence->profile = profile_find(import->session, s->profile);
     sequence->refs = 1;
     sequence->rate = s->rate;
     sequence->position_base = s->position_base;

@@ -54,10 +54,13 @@ struct id_entry *id_table_next(const struct id_table *table, const struct id_ent
 
 /* --- the objects ------------------------------------------------------------------------------ */
 
-struct profile_entry { /* immutable; lives as long as the session */
+struct profile_entry { /* immutable, but for what the session's mutex guards */
     struct map map;    /* the file, sealed */
     int ro_fd;
     struct dpq_profile *profile;
+    uint32_t refs;     /* the table's, and each user's; locked */
+    uint32_t n_codecs; /* of these, workers' codecs, which nobody may be using; locked */
+    bool gone;         /* is being removed, or has been: nobody finds it any more; locked */
 };
 
 /* Makes keys; its mutex is held while one is made. */
@@ -67,7 +70,7 @@ struct key_maker {
 };
 
 struct worker { /* touched by one worker thread only */
-    const struct profile_entry *codec_of[N_WORKER_CODECS];
+    struct profile_entry *codec_of[N_WORKER_CODECS];
     struct dpq_codec *codecs[N_WORKER_CODECS];
     uint32_t next_codec;
     uint8_t *rows; /* scratch for one tile's canonical rows */
@@ -125,8 +128,8 @@ struct turn {
 struct sequence {
     struct id_entry entry;
     struct tenant *tenant;
-    const struct profile_entry *profile;
-    uint32_t refs; /* the table's, and one a turn */
+    struct profile_entry *profile; /* a reference */
+    uint32_t refs;                 /* the table's, and one a turn */
     uint32_t rate;
     uint64_t position_base;
     uint8_t scope[KEY_BYTES]; /* what, beside token ids, makes keys different */
@@ -179,6 +182,8 @@ struct session {
     struct id_table sequences;
     struct profile_entry **profiles;
     size_t n_profiles;
+    pthread_mutex_t
+        profiles_mutex; /* before the other: the files of profiles, and what is served */
     struct session_calibration *calibrations; /* session_calibration.h */
     uint32_t n_calibrations;                  /* of these, that collect or train */
     uint32_t n_refining;                      /* that collect from appends; atomic, too */
@@ -193,8 +198,7 @@ uint64_t session_new_id(struct session *session); /* locked */
 void session_error_clear(struct session_error *error);
 /* A fault stops here: logged, and the request gets INTERNAL, or RESOURCE_EXHAUSTED for -ENOMEM. */
 void session_error_fault(struct session_error *error, int r, const char *what);
-int session_worker_codec(struct session *session, uint32_t worker,
-                         const struct profile_entry *profile,
+int session_worker_codec(struct session *session, uint32_t worker, struct profile_entry *profile,
                          struct dpq_codec **ret_codec) _must_check_;
 int session_worker_rows(struct session *session, uint32_t worker, size_t n_bytes,
                         uint8_t **ret_rows) _must_check_;
@@ -314,7 +318,13 @@ int prefix_find(struct store *store, struct key_maker *maker, const uint8_t scop
 void prefix_hit_deinit(struct prefix_hit *hit);
 
 /* session_profile.c */
-const struct profile_entry *profile_find(struct session *session, const uint8_t profile_id[32]);
+/* with a reference; NULL: unknown */
+struct profile_entry *profile_get(struct session *session, const uint8_t profile_id[32]);
+struct profile_entry *profile_ref(struct profile_entry *entry); /* locked */
+struct profile_entry *profile_put(struct session *session, struct profile_entry *entry); /* NULL */
+/* from the state directory; 0; 1 with ret_error */
+int profile_forget_file(const struct session *session, const struct profile_entry *entry,
+                        struct session_error *ret_error) _must_check_;
 int profile_load_all(struct session *session) _must_check_; /* 1: refused, logged */
 struct profile_entry *profile_entry_free(struct profile_entry *entry);
 static inline const struct dpq_geometry *profile_geometry(const struct profile_entry *entry)

@@ -193,13 +193,16 @@ static void lookup_on_worker(struct job *job, uint32_t worker)
 
 void session_lookup(struct session *session, struct session_lookup *op)
 {
+    struct profile_entry *profile;
     struct lookup *l;
 
     session_error_clear(&op->error);
     op->pairs = NULL;
     op->n_pairs = 0;
     op->tail = no_slot();
-    if (!profile_find(session, op->prefix.profile_id)) {
+    profile = profile_get(session, op->prefix.profile_id);
+    profile_put(session, profile);
+    if (!profile) { /* without one there are no keys to be found */
         session_error_set(&op->error, SESSION_NOT_FOUND, "PROFILE",
                           "profile_id names no installed profile");
     } else if (prefix_check(&op->prefix, &op->error)) {

@@ -4,7 +4,8 @@
  * state_dir/profiles/<sha-256 in hex>.dpqp, written beside its place and renamed, so that a file
  * under such a name is whole. A file there that is not what its name says is logged and skipped at
  * the start: it must not keep the daemon from serving the others. In memory a profile is a sealed
- * memfd, which is also what clients are given; it stays until the daemon ends.
+ * memfd, which is also what clients are given; it stays until the last user lets go: a sequence, a
+ * refinement, a worker's codec, a request while it looks.
  */
 #include <assert.h>
 #include <dirent.h>
@@ -105,8 +106,8 @@ static int entry_new(const void *bytes, size_t n_bytes, struct profile_entry **r
 
 /* --- the table -------------------------------------------------------------------------------- */
 
-static const struct profile_entry *find_locked(const struct session *session,
-                                               const uint8_t profile_id[32])
+static struct profile_entry *find_locked(const struct session *session,
+                                         const uint8_t profile_id[32])
 {
     for (size_t i = 0; i < session->n_profiles; i++) {
         if (!memcmp(dpq_profile_digest(session->profiles[i]->profile), profile_id,
@@ -116,14 +117,34 @@ static const struct profile_entry *find_locked(const struct session *session,
     return NULL;
 }
 
-const struct profile_entry *profile_find(struct session *session, const uint8_t profile_id[32])
+struct profile_entry *profile_ref(struct profile_entry *entry)
 {
-    const struct profile_entry *entry;
+    entry->refs++;
+    return entry;
+}
+
+struct profile_entry *profile_get(struct session *session, const uint8_t profile_id[32])
+{
+    struct profile_entry *entry;
 
     session_lock(session);
     entry = find_locked(session, profile_id);
+    entry = entry && !entry->gone ? profile_ref(entry) : NULL;
     session_unlock(session);
     return entry;
+}
+
+struct profile_entry *profile_put(struct session *session, struct profile_entry *entry)
+{
+    uint32_t refs;
+
+    if (!entry)
+        return NULL;
+    session_lock(session);
+    assert(entry->refs);
+    refs = --entry->refs;
+    session_unlock(session);
+    return refs ? NULL : profile_entry_free(entry);
 }
 
 /* Takes the entry when it is new. 0; 1: one of that digest is there; 2: too many; a fault. */
@@ -141,7 +162,7 @@ static int add(struct session *session, struct profile_entry *entry)
         profiles = realloc(session->profiles, (session->n_profiles + 1) * sizeof(*profiles));
         if (profiles) {
             session->profiles = profiles;
-            session->profiles[session->n_profiles++] = entry;
+            session->profiles[session->n_profiles++] = profile_ref(entry);
         } else {
             r = error_origin(-ENOMEM);
         }
@@ -150,9 +171,10 @@ static int add(struct session *session, struct profile_entry *entry)
     return r;
 }
 
-static void fill_info(const struct profile_entry *entry, struct session_profile_info *ret_info)
+static void fill_info(struct profile_entry *entry, struct session_profile_info *ret_info)
 {
     *ret_info = (struct session_profile_info){
+        .entry = entry,
         .profile_id = dpq_profile_digest(entry->profile),
         .model_name = dpq_profile_name(entry->profile),
         .info_json = dpq_profile_info(entry->profile),
@@ -166,7 +188,7 @@ static void fill_info(const struct profile_entry *entry, struct session_profile_
 int session_profile(struct session *session, const uint8_t profile_id[32],
                     struct session_profile_info *ret_info)
 {
-    const struct profile_entry *entry = profile_find(session, profile_id);
+    struct profile_entry *entry = profile_get(session, profile_id);
 
     if (!entry)
         return 1;
@@ -174,14 +196,24 @@ int session_profile(struct session *session, const uint8_t profile_id[32],
     return 0;
 }
 
+void session_profile_unref(struct session *session, struct session_profile_info *info)
+{
+    profile_put(session, info->entry);
+    *info = (struct session_profile_info){ .fd = -1 };
+}
+
 size_t session_profile_list(struct session *session, struct session_profile_info *infos, size_t n)
 {
-    size_t n_profiles;
+    size_t n_profiles = 0;
 
     session_lock(session);
-    n_profiles = session->n_profiles;
-    for (size_t i = 0; i < n && i < n_profiles; i++)
-        fill_info(session->profiles[i], &infos[i]);
+    for (size_t i = 0; i < session->n_profiles; i++) {
+        if (session->profiles[i]->gone)
+            continue;
+        if (n_profiles < n)
+            fill_info(profile_ref(session->profiles[i]), &infos[n_profiles]);
+        n_profiles++;
+    }
     session_unlock(session);
     return n_profiles;
 }
@@ -236,6 +268,54 @@ static int keep(const struct session *session, const struct profile_entry *entry
     return 0;
 }
 
+int profile_forget_file(const struct session *session, const struct profile_entry *entry,
+                        struct session_error *ret_error)
+{
+    _cleanup_(close_fdp) int dir = -1;
+    char path[PATH_BYTES], hex[HEX_BYTES], name[HEX_BYTES + 8];
+
+    profiles_dir(session, path);
+    to_hex(dpq_profile_digest(entry->profile), hex);
+    snprintf(name, sizeof(name), "%s.dpqp", hex);
+    dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir >= 0 && (!unlinkat(dir, name, 0) || errno == ENOENT) && !fsync(dir))
+        return 0;
+    log_error("profile %s: can't be removed from %s: %s", hex, path, strerror(errno));
+    session_error_set(ret_error, SESSION_INTERNAL, "PROFILE",
+                      "the profile can't be removed from the state directory");
+    return 1;
+}
+
+static bool is_served(struct session *session, const uint8_t profile_id[32])
+{
+    bool served;
+
+    session_lock(session);
+    served = find_locked(session, profile_id) != NULL;
+    session_unlock(session);
+    return served;
+}
+
+/* Into the directory and the table, both or none. 0; 1: it was there; 2: refused; the mutex of
+ * profiles is held, so that none is removed meanwhile */
+static int keep_and_add(struct session *session, struct profile_entry *entry,
+                        struct session_error *ret_error)
+{
+    int r;
+
+    if (is_served(session, dpq_profile_digest(entry->profile)))
+        return 1;
+    if (keep(session, entry, ret_error))
+        return 2;
+    r = add(session, entry);
+    if (r == 2)
+        session_error_set(ret_error, SESSION_RESOURCE_EXHAUSTED, "LIMIT",
+                          "%d profiles are installed, the most there may be", MAX_PROFILES);
+    else if (r < 0)
+        session_error_fault(ret_error, error_fold(r), "Install");
+    return r < 0 ? 2 : r;
+}
+
 int session_profile_install(struct session *session, const void *bytes, size_t n_bytes,
                             uint8_t ret_profile_id[32], struct session_error *ret_error)
 {
@@ -250,24 +330,17 @@ int session_profile_install(struct session *session, const void *bytes, size_t n
         return 1;
     memcpy(event.digest, dpq_profile_digest(entry->profile), sizeof(event.digest));
     snprintf(event.text, sizeof(event.text), "%s", dpq_profile_name(entry->profile));
-    if (!profile_find(session, event.digest)) {
-        if (keep(session, entry, ret_error))
-            return 1;
-        r = add(session, entry);
-        if (r == 2) {
-            session_error_set(ret_error, SESSION_RESOURCE_EXHAUSTED, "LIMIT",
-                              "%d profiles are installed, the most there may be", MAX_PROFILES);
-            return 1;
-        } else if (r < 0) {
-            session_error_fault(ret_error, error_fold(r), "Install");
-            return 1;
-        } else if (r == 0) {
-            (void)steal_ptr(entry); /* the table's */
-            to_hex(event.digest, hex);
-            log_info("profile %.16s of model \"%s\" installed, %llu bytes", hex, event.text,
-                     (unsigned long long)n_bytes);
-            hub_publish(session->hub, &event);
-        }
+    pthread_mutex_lock(&session->profiles_mutex);
+    r = keep_and_add(session, entry, ret_error);
+    pthread_mutex_unlock(&session->profiles_mutex);
+    if (r == 2)
+        return 1;
+    if (r == 0) {
+        (void)steal_ptr(entry); /* the table's */
+        to_hex(event.digest, hex);
+        log_info("profile %.16s of model \"%s\" installed, %llu bytes", hex, event.text,
+                 (unsigned long long)n_bytes);
+        hub_publish(session->hub, &event);
     }
     memcpy(ret_profile_id, event.digest, sizeof(event.digest));
     return 0;

@@ -26,6 +26,7 @@ void reading_deinit(struct reading *reading)
     }
     tail_holder_unref(reading->session, reading->tail);
     numbers_release(reading->session, &reading->to);
+    profile_put(reading->session, reading->profile);
     free(reading->tiles);
 }
 
@@ -73,7 +74,7 @@ static int check_range(const struct sequence *sequence, struct session_read *op,
 int session_read_size(struct session *session, struct session_read *op, uint64_t *ret_n_bytes)
 {
     const struct dpq_tensor *tensor = &op->to.tensor;
-    const struct dpq_geometry *geometry;
+    struct dpq_geometry geometry;
     struct sequence *sequence;
     struct dpq_fault fault = { .layer = -1, .kind = -1, .head = -1, .token = -1 };
     uint32_t n_layers;
@@ -84,7 +85,8 @@ int session_read_size(struct session *session, struct session_read *op, uint64_t
     session_lock(session);
     sequence = sequence_find(session, op->tenant, op->sequence_id);
     r = check_range(sequence, op, &n_layers);
-    geometry = r ? NULL : profile_geometry(sequence->profile);
+    if (!r)
+        geometry = *profile_geometry(sequence->profile);
     session_unlock(session);
     if (r)
         return 1;
@@ -99,11 +101,11 @@ int session_read_size(struct session *session, struct session_read *op, uint64_t
     } dims[] = {
         { tensor->stride_layer, n_layers },
         { tensor->stride_kind, 2 },
-        { tensor->stride_head, geometry->n_kv_heads },
+        { tensor->stride_head, geometry.n_kv_heads },
         { tensor->stride_token, op->n_tokens },
     };
 
-    end = (__int128)tensor->offset + geometry->head_dim * dpq_dtype_bytes(tensor->dtype);
+    end = (__int128)tensor->offset + geometry.head_dim * dpq_dtype_bytes(tensor->dtype);
     for (size_t i = 0; i < ARRAY_SIZE(dims); i++)
         end += dims[i].stride > 0 ? (__int128)dims[i].stride * (dims[i].n - 1) : 0;
     if (end > SESSION_MAX_INLINE_BYTES) {
@@ -113,7 +115,7 @@ int session_read_size(struct session *session, struct session_read *op, uint64_t
                           (double)end, SESSION_MAX_INLINE_BYTES);
         return 1;
     }
-    if (dpq_tensor_check(tensor, geometry, n_layers, (uint32_t)op->n_tokens, (uint64_t)end,
+    if (dpq_tensor_check(tensor, &geometry, n_layers, (uint32_t)op->n_tokens, (uint64_t)end,
                          &fault)) {
         session_error_set(&op->error, SESSION_INVALID_ARGUMENT, "TENSOR", "tensor: %s",
                           fault.message);
@@ -174,7 +176,7 @@ int reading_pin(struct reading *reading)
         }
     }
     if (!r) {
-        reading->profile = sequence->profile;
+        reading->profile = profile_ref(sequence->profile);
         reading->tenant = sequence->tenant;
         if (!op->n_tokens)
             op->generation = sequence->generation;

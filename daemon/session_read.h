@@ -8,7 +8,7 @@ struct reading {
     struct pool_loop loop; /* tiles, then the tail if it is wanted */
     struct session *session;
     struct session_read *op;
-    const struct profile_entry *profile;
+    struct profile_entry *profile; /* a reference, when it is pinned */
     struct tenant *tenant;
     struct numbers to;
     uint32_t n_layers;

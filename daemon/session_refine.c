@@ -26,10 +26,9 @@
  */
 
 static int check(struct session *session, const struct session_refine *op,
-                 const struct profile_entry **ret_entry, struct session_error *ret_error)
+                 const struct profile_entry *entry, struct session_error *ret_error)
 {
     uint64_t limit = session->config->calibration_max_bytes, row_bytes;
-    const struct profile_entry *entry = profile_find(session, op->profile_id);
 
     if (!session->tenants[op->tenant].config->refine) {
         session_error_set(ret_error, SESSION_FAILED_PRECONDITION, "REFINE_OFF",
@@ -60,7 +59,6 @@ static int check(struct session *session, const struct session_refine *op,
                           (unsigned long long)row_bytes);
         return 1;
     }
-    *ret_entry = entry;
     return 0;
 }
 
@@ -140,20 +138,26 @@ void session_refine(struct session *session, struct session_refine *op)
 {
     struct session_calibrate ask = { .tenant = op->tenant };
     struct session_calibration *made;
-    const struct profile_entry *entry;
+    struct profile_entry *entry;
     uint64_t now_ns = session_now_ns();
     int r;
 
     session_error_clear(&op->error);
-    if (check(session, op, &entry, &op->error))
+    entry = profile_get(session, op->profile_id);
+    r = check(session, op, entry, &op->error);
+    if (!r) {
+        ask.geometry = *profile_geometry(entry);
+        fill_options(entry, &ask.options);
+        snprintf(ask.label, sizeof(ask.label), "refine");
+        r = calibration_make(session, &ask, &made, &op->error);
+    }
+    if (r) {
+        profile_put(session, entry);
         return;
-    ask.geometry = *profile_geometry(entry);
-    fill_options(entry, &ask.options);
-    snprintf(ask.label, sizeof(ask.label), "refine");
-    if (calibration_make(session, &ask, &made, &op->error))
-        return;
+    }
     r = keep_own(entry, made->trainer);
     if (r) {
+        profile_put(session, entry);
         calibration_destroy(made);
         session_error_fault(&op->error, r, "Refine");
         return;

@@ -162,7 +162,7 @@ static struct sequence *sequence_of(struct restore *r, const struct record_conte
         return NULL;
     sequence->entry.id = record_sequence_id(record);
     sequence->tenant = r->tenant;
-    sequence->profile = profile_find(r->session, content->begin.profile_id);
+    sequence->profile = profile_get(r->session, content->begin.profile_id);
     sequence->refs = 1;
     sequence->rate = content->begin.rate;
     sequence->position_base = content->begin.position_base;

@@ -45,6 +45,7 @@ struct sequence *sequence_free(struct sequence *sequence)
     free(sequence->tiles);
     free(sequence->token_ids);
     free(sequence->makers);
+    profile_put(sequence->tenant->session, sequence->profile);
     free(sequence);
     return NULL;
 }
@@ -320,7 +321,7 @@ struct creation {
     struct job job;
     struct session *session;
     struct session_create *op;
-    const struct profile_entry *profile;
+    struct profile_entry *profile; /* a reference, the sequence's from create() on */
 };
 
 int sequence_add(struct session *session, struct sequence *sequence,
@@ -363,16 +364,13 @@ static int add_sequence(struct session *session, struct session_create *op,
     return r;
 }
 
-static int make_sequence(struct session *session, struct session_create *op,
-                         const struct profile_entry *profile, struct key_maker *maker,
+static int make_sequence(struct session_create *op, struct key_maker *maker,
                          struct sequence *sequence)
 {
     const struct session_prefix *prefix = &op->prefix;
     struct prefix_hit hit = { 0 };
     int r;
 
-    sequence->tenant = &session->tenants[op->tenant];
-    sequence->profile = profile;
     sequence->refs = 1;
     sequence->rate = prefix->rate;
     sequence->position_base = prefix->position_base;
@@ -406,14 +404,18 @@ static void discard_unborn(struct sequence *sequence)
 }
 
 static void create(struct session *session, struct session_create *op,
-                   const struct profile_entry *profile, int32_t worker)
+                   struct profile_entry *profile, int32_t worker)
 {
     struct sequence *sequence = calloc(1, sizeof(*sequence));
     struct event event = { .kind = EVENT_SEQUENCE_CREATED, .tenant = op->tenant };
     int r = sequence ? 0 : error_origin(-ENOMEM);
 
-    if (!r)
-        r = make_sequence(session, op, profile, session_key_maker(session, worker), sequence);
+    if (!r) {
+        sequence->tenant = &session->tenants[op->tenant];
+        sequence->profile = steal_ptr(profile);
+        r = make_sequence(op, session_key_maker(session, worker), sequence);
+    }
+    profile_put(session, profile);
     if (r)
         session_error_fault(&op->error, r, "CreateSequence");
     else
@@ -439,11 +441,11 @@ static void create_on_worker(struct job *job, uint32_t worker)
 
 void session_create(struct session *session, struct session_create *op)
 {
-    const struct profile_entry *profile;
+    struct profile_entry *profile;
     struct creation *creation;
 
     session_error_clear(&op->error);
-    profile = profile_find(session, op->prefix.profile_id);
+    profile = profile_get(session, op->prefix.profile_id);
     if (!profile) {
         session_error_set(&op->error, SESSION_NOT_FOUND, "PROFILE",
                           "profile_id names no installed profile");
@@ -466,5 +468,6 @@ void session_create(struct session *session, struct session_create *op)
             free(creation);
         }
     }
+    profile_put(session, profile);
     op->done(op);
 }

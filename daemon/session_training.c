@@ -112,9 +112,12 @@ static void train(struct session_calibration *calibration, struct session_calibr
     } else if (!session_profile_install(session, bytes, n_bytes, result->profile_id,
                                         &result->error) &&
                !session_profile(session, result->profile_id, &info)) {
-        result->info_json = info.info_json;
+        result->info_json = strdup(info.info_json);
+        if (!result->info_json)
+            session_error_fault(&result->error, error_origin(-ENOMEM), "Calibrate");
         log_info("calibrated \"%s\" on %llu tokens in %.1f s", info.model_name,
                  (unsigned long long)result->n_tokens, result->train_seconds);
+        session_profile_unref(session, &info);
     }
     dpq_free(bytes);
 }

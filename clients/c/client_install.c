@@ -1,4 +1,4 @@
-/* Profiles.Install: a file in pieces. */
+/* Profiles.Install, a file in pieces, and Remove. */
 #include <string.h>
 
 #include "clients/c/client_call.h"
@@ -38,4 +38,15 @@ int dpq_client_install_profile(struct dpq_client *client, const void *bytes, siz
         memcpy(ret_profile_id, reply->profile_id.data, DPQ_DIGEST_BYTES);
         return 0;
     }
+}
+
+int dpq_client_remove_profile(struct dpq_client *client, const uint8_t profile_id[32],
+                              struct dpq_client_error *ret_error)
+{
+    _cleanup_(client_message_freep) ProtobufCMessage *message = NULL;
+    Deltapq__V1__RemoveProfileRequest request = DELTAPQ__V1__REMOVE_PROFILE_REQUEST__INIT;
+
+    request.profile_id = client_data(profile_id, DPQ_DIGEST_BYTES);
+    return client_call(client, "/deltapq.v1.Profiles/Remove", &request.base,
+                       &deltapq__v1__remove_profile_reply__descriptor, &message, ret_error);
 }

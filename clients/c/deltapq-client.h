@@ -92,6 +92,14 @@ int dpq_client_install_profile(struct dpq_client *client, const void *bytes, siz
                                uint8_t ret_profile_id[32], struct dpq_client_error *ret_error);
 
 /**
+ * dpq_client_remove_profile() - take a profile out of service that nothing stored needs any more
+ * What dpq_client_profile() gave stays. Return: 0; NOT_FOUND; FAILED_PRECONDITION, reason IN_USE:
+ * the message says by how much of the tenant's.
+ */
+int dpq_client_remove_profile(struct dpq_client *client, const uint8_t profile_id[32],
+                              struct dpq_client_error *ret_error);
+
+/**
  * dpq_client_profile() - fetch and open one of the daemon's profiles, or take the one here already
  * @ret_profile: lives as long as the client
  * Return: 0; FAILED_PRECONDITION (attach first); NOT_FOUND; DATA_LOSS.

@@ -30,19 +30,25 @@ static void reply(struct rpc_call *call, const struct session_profile_info *info
 void rpc_get(struct rpc_call *call, const void *message)
 {
     const Deltapq__V1__GetProfileRequest *request = message;
+    struct session *session = call->server->options.session;
     struct session_profile_info info;
     struct session_error error;
     uint8_t profile_id[32];
 
-    if (rpc_check_profile_id(&request->profile_id, profile_id, &error))
+    if (rpc_check_profile_id(&request->profile_id, profile_id, &error)) {
         rpc_call_fail(call, &error);
-    else if (session_profile(call->server->options.session, profile_id, &info))
+        return;
+    }
+    if (session_profile(session, profile_id, &info)) {
         rpc_call_refuse(call, SESSION_NOT_FOUND, "PROFILE",
                         "profile_id names no installed profile");
-    else if (request->offset > info.file_bytes)
+        return;
+    }
+    if (request->offset > info.file_bytes)
         rpc_call_refuse(call, SESSION_OUT_OF_RANGE, "OFFSET",
                         "offset %llu is past the end: the file has %llu bytes",
                         (unsigned long long)request->offset, (unsigned long long)info.file_bytes);
     else
         reply(call, &info, request);
+    session_profile_unref(session, &info);
 }

@@ -58,7 +58,7 @@ static void reply(struct rpc_call *call, const struct session_profile_info *info
 void rpc_list(struct rpc_call *call, const void *message)
 {
     struct session *session = call->server->options.session;
-    size_t n = session_profile_list(session, NULL, 0), n_now;
+    size_t n = session_profile_list(session, NULL, 0), n_now, n_got;
     struct session_profile_info *infos = calloc(n + 1, sizeof(*infos));
 
     (void)message;
@@ -66,7 +66,10 @@ void rpc_list(struct rpc_call *call, const void *message)
         rpc_call_no_memory(call);
         return;
     }
-    n_now = session_profile_list(session, infos, n); /* never fewer than before */
-    reply(call, infos, n < n_now ? n : n_now);
+    n_now = session_profile_list(session, infos, n);
+    n_got = n < n_now ? n : n_now;
+    reply(call, infos, n_got);
+    for (size_t i = 0; i < n_got; i++)
+        session_profile_unref(session, &infos[i]);
     free(infos);
 }

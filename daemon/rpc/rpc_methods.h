@@ -42,6 +42,7 @@ void rpc_calibrate_deinit(void *state);
 void rpc_get_calibration(struct rpc_call *call, const void *message);
 void rpc_refine(struct rpc_call *call, const void *message);
 void rpc_install(struct rpc_call *call, const void *message);
+void rpc_remove(struct rpc_call *call, const void *message);
 void rpc_list(struct rpc_call *call, const void *message);
 void rpc_get(struct rpc_call *call, const void *message);
 void rpc_audit(struct rpc_call *call, const void *message);

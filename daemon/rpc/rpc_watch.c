@@ -33,6 +33,7 @@ union what {
     Deltapq__V1__SpaceExhausted space_exhausted;
     Deltapq__V1__SequenceForked sequence_forked;
     Deltapq__V1__SequenceTrimmed sequence_trimmed;
+    Deltapq__V1__ProfileRemoved profile_removed;
 };
 
 static ProtobufCBinaryData digest(const struct event *event)
@@ -86,6 +87,9 @@ static void fill_what(Deltapq__V1__Event *message, union what *what, const struc
         break;
     case EVENT_SEQUENCE_TRIMMED:
         SET(SequenceTrimmed, sequence_trimmed, event->id, event->a, event->b);
+        break;
+    case EVENT_PROFILE_REMOVED:
+        SET(ProfileRemoved, profile_removed, digest(event), (char *)event->text);
         break;
     default:
         message->what_case = DELTAPQ__V1__EVENT__WHAT__NOT_SET;

@@ -166,6 +166,10 @@ int store_ro_fd(const struct store *store);
 uint64_t store_epoch(const struct store *store);
 void store_get_stats(struct store *store, struct store_stats *ret_stats);
 
+/** store_count_profile() - tiles and tails of a profile; 32-byte digest
+ *  In slices of 65,536 slots: what comes or goes meanwhile is counted or not. */
+uint64_t store_count_profile(struct store *store, const uint8_t profile[32]);
+
 struct store_scrubbed {
     uint64_t n_bytes;
     uint32_t n_objects, n_corrupt; /* tiles count as one */

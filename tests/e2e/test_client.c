@@ -16,7 +16,7 @@
 
 enum {
     N_TOKENS = 3 * 128 + 37,
-    N_CHECKS = 27,
+    N_CHECKS = 29,
     MAX_INLINE_BYTES = 1 << 20,
     FIRST_LAYER_OF_PART = 1, /* if there is one */
 };
@@ -355,6 +355,11 @@ static void end(struct run *run)
     ok(!dpq_client_get_status(run->client, &status, &error) && status.n_clients >= 1 &&
            status.arena_bytes && *status.daemon_version,
        "GetStatus counts this client");
+    ok(dpq_client_remove_profile(run->client, (const uint8_t[32]){ 1 }, &error) ==
+           DPQ_CLIENT_NOT_FOUND,
+       "Remove of an unknown profile is NOT_FOUND");
+    ok(!dpq_client_remove_profile(run->client, run->profile_id, &error),
+       "Remove takes a profile that is not in use");
     dpq_client_found_deinit(&found);
     dpq_client_free(run->client);
     free(run->input);

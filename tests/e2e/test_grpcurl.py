@@ -32,6 +32,7 @@ METHODS = {  # a request, and what its answer shows; "!" before a reason: the ca
     "deltapq.v1.Profiles/Refine": ({"profileId": "PROFILE", "sampleRate": 1, "budgetTokens": 4096},
                                    "!REFINE_OFF"),
     "deltapq.v1.Profiles/Install": ({"data": "AAAA", "totalBytes": 3}, "!PROFILE_CORRUPT"),
+    "deltapq.v1.Profiles/Remove": ({"profileId": "A" * 43 + "="}, "!PROFILE"),
     "deltapq.v1.Profiles/List": ({}, "profiles"),
     "deltapq.v1.Profiles/Get": ({"profileId": "PROFILE", "maxBytes": 8}, "totalBytes"),
     "deltapq.v1.Profiles/Audit": ({"profileId": "PROFILE", "maxRows": 1}, "summary"),

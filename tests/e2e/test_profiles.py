@@ -7,8 +7,8 @@ import grpc
 import numpy
 import pytest
 from frame import wait_until
-from rpc import (Refusal, Stubs, calibrate_requests, geometry, open_channel, random_numbers, refused,
-                 tensor_of)
+from rpc import (Refusal, Stubs, append_request, calibrate_requests, geometry, open_channel,
+                 random_numbers, refused, tensor_of)
 
 
 def download(api, stubs, profile_id, piece=0):
@@ -99,6 +99,46 @@ def test_profiles_survive_a_restart(api, make_daemon, profile_id, file):
     daemon.start()
     with open_channel(daemon.grpc_path) as channel:
         assert ids(api, Stubs(api, channel)) == {profile_id}
+
+
+def test_remove(api, make_daemon, profile_id, file):
+    """Not while something needs it; then it is gone, and can come again."""
+    daemon = make_daemon()
+    with open_channel(daemon.grpc_path) as channel:
+        stubs = Stubs(api, channel)
+        remove = api.RemoveProfileRequest(profile_id=profile_id)
+        refused(api, "NOT_FOUND", "PROFILE", stubs.profiles.Remove, remove)
+        refused(api, "INVALID_ARGUMENT", "PROFILE", stubs.profiles.Remove,
+                api.RemoveProfileRequest(profile_id=b"x"))
+        install(api, stubs, file)
+        sequence = stubs.kv.CreateSequence(api.CreateSequenceRequest(profile_id=profile_id)).sequence_id
+        stubs.kv.Append(append_request(api, sequence, 0, random_numbers(150)))
+        refusal = refused(api, "FAILED_PRECONDITION", "IN_USE", stubs.profiles.Remove, remove)
+        assert "1 sequences, 2 stored tiles and tails and 0 calibrations" in refusal.message
+        stubs.kv.Release(api.ReleaseRequest(sequence_id=sequence))
+        refusal = refused(api, "FAILED_PRECONDITION", "IN_USE", stubs.profiles.Remove, remove)
+        assert "0 sequences, 1 stored tiles and tails" in refusal.message
+        assert ids(api, stubs) == {profile_id}
+    daemon.stop()  # what is cached ends with this daemon's arena
+    daemon.start()
+    with open_channel(daemon.grpc_path) as channel:
+        stubs = Stubs(api, channel)
+        assert ids(api, stubs) == {profile_id}
+        stubs.profiles.Remove(remove, timeout=60)
+        refused(api, "NOT_FOUND", "PROFILE", stubs.profiles.Remove, remove)
+        refused(api, "NOT_FOUND", "PROFILE", stubs.profiles.Get,
+                api.GetProfileRequest(profile_id=profile_id))
+        assert ids(api, stubs) == set()
+        event = next(stubs.monitor.Watch(api.WatchRequest(), timeout=60))
+        assert event.profile_removed.profile_id == profile_id
+        assert event.profile_removed.model_name == "tiny"
+    daemon.stop()
+    daemon.start()
+    with open_channel(daemon.grpc_path) as channel:
+        stubs = Stubs(api, channel)
+        assert ids(api, stubs) == set()
+        assert install(api, stubs, file).profile_id == profile_id
+    daemon.stop()
 
 
 # --- what is no profile ---------------------------------------------------------------------------

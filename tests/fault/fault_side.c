@@ -65,6 +65,12 @@ int session_profile(struct session *session, const uint8_t profile_id[32],
     return 1;
 }
 
+void session_profile_unref(struct session *session, struct session_profile_info *info)
+{
+    (void)session;
+    (void)info;
+}
+
 struct side {
     uv_loop_t loop;
     struct acceptor *acceptor;

@@ -24,7 +24,7 @@ enum { SILENT_MS = 150 };
 struct session {
     int arena_fd, staging_fd;
     uint64_t gone[8];
-    int n_gone;
+    int n_gone, n_profile_refs;
 };
 
 int session_redeem(struct session *session, const uint8_t ticket[16],
@@ -55,7 +55,14 @@ int session_profile(struct session *session, const uint8_t profile_id[32],
     if (profile_id[31] != 9)
         return 1;
     *ret_info = (struct session_profile_info){ .fd = session->staging_fd, .file_bytes = 123 };
+    session->n_profile_refs++;
     return 0;
+}
+
+void session_profile_unref(struct session *session, struct session_profile_info *info)
+{
+    assert_int_equal(info->file_bytes, 123);
+    session->n_profile_refs--;
 }
 
 struct fixture {
@@ -255,6 +262,7 @@ static void test_profile(void **state)
     }
     ask(f, make_request(SIDE_PROFILE, 0, 8));
     assert_refused(f, ENOENT, "there is no profile with this digest");
+    assert_int_equal(f->session.n_profile_refs, 0);
     assert_int_equal(f->session.n_gone, 0);
 }
 

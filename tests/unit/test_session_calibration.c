@@ -117,6 +117,7 @@ static void test_calibration(void **state)
     assert_int_equal(c.result.n_tokens, N_INPUT);
     assert_non_null(c.result.info_json);
     assert_int_equal(session_profile(f->session, c.result.profile_id, &info), 0);
+    session_profile_unref(f->session, &info);
     session_tick(f->session, 0);
     calibrate(f, &c, 100, false);
     assert_int_equal(c.result.error.code, SESSION_FAILED_PRECONDITION);

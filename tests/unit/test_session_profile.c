@@ -18,6 +18,7 @@ static void test_profiles_kept(void **state)
     assert_int_equal(session_profile_install(f->session, bad, info.file_bytes, id, &error), 0);
     assert_memory_equal(id, f->profile_id, 32);
     assert_int_equal(session_profile_list(f->session, infos, 4), 1);
+    session_profile_unref(f->session, &infos[0]);
     bad[1] ^= 1;
     assert_int_equal(session_profile_install(f->session, bad, info.file_bytes, id, &error), 1);
     assert_string_equal(error.reason, "PROFILE_CORRUPT");
@@ -35,10 +36,12 @@ static void test_profiles_kept(void **state)
     assert_non_null(file);
     fwrite(info.bytes, 1, info.file_bytes, file);
     fclose(file);
+    session_profile_unref(f->session, &info);
     fixture_close(f);
     fixture_open(f);
     assert_int_equal(session_profile_list(f->session, infos, 4), 1);
     assert_memory_equal(infos[0].profile_id, f->profile_id, 32);
+    session_profile_unref(f->session, &infos[0]);
     at = snprintf(path, sizeof(path), "%s/profiles/", f->config.state_dir);
     for (int i = 0; i < 32; i++)
         at += snprintf(path + at, sizeof(path) - (size_t)at, "%02x", f->profile_id[i]);

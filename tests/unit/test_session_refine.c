@@ -109,6 +109,7 @@ static void test_a_new_profile(void **state)
     assert_memory_not_equal(info.result.profile_id, f->profile_id, 32);
     assert_int_equal(session_profile(f->session, info.result.profile_id, &profile), 0);
     assert_string_equal(profile.model_name, "test");
+    session_profile_unref(f->session, &profile);
     assert_int_equal(f->session->n_refining, 0);
     read_run(f, old, 0, 1024, after); /* it keeps its profile */
     assert_memory_equal(before, after, (size_t)1024 * ROW_BYTES);

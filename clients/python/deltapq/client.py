@@ -393,6 +393,13 @@ class Client:
             if not reply.data or len(data) >= reply.total_bytes:
                 return data
 
+    def remove_profile(self, profile_id: bytes) -> None:
+        """Take a profile out of service. Refused (FAILED_PRECONDITION, IN_USE) while a sequence, a
+        stored tile or tail, or a refinement needs it; the message says how many of this tenant's do."""
+        self._call(self._profiles.Remove, profiles.RemoveProfileRequest(profile_id=profile_id))
+        with self._lock:
+            self._geometries.pop(profile_id, None)
+
     def install_profile(self, data: bytes) -> bytes:
         """Store a profile file; return its id."""
         upload, step, reply = 0, MAX_INLINE_BYTES, None
