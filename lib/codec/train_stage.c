@@ -211,6 +211,21 @@ static int loop_task(void *user, uint32_t head, uint32_t worker)
 
 /* --- what it came to ------------------------------------------------------------------------ */
 
+/* What the intra tree leaves of all tokens. Those that take it while there is a reference are no
+ * sample of them: they are the small ones. */
+static void judge_intra(struct train_stream *stream, struct train_worker *w)
+{
+    struct train_stream intra = *stream;
+    struct train_sums sums;
+
+    intra.reference = REFERENCE_NONE;
+    intra.p = NULL;
+    train_held_out(&intra, w, true, NULL, NULL, &sums);
+    for (int p = 0; p < N_PLANES && sums.n[TREE_INTRA]; p++)
+        stream->stream.tolerance[TREE_INTRA][p] =
+            (float)(sums.error[TREE_INTRA][p] / (double)sums.n[TREE_INTRA]);
+}
+
 static int judge_task(void *user, uint32_t head, uint32_t worker)
 {
     struct stage *s = user;
@@ -229,6 +244,8 @@ static int judge_task(void *user, uint32_t head, uint32_t worker)
             stream->stream.tolerance[t][p] =
                 (float)(sums.n[t] < KERN_TOKENS ? all[p] : sums.error[t][p] / (double)sums.n[t]);
         }
+    if (stream->reference != REFERENCE_NONE)
+        judge_intra(stream, &s->run->workers[worker]);
     result->power = n_all > 0 ? train_power(stream, &s->run->workers[worker]) / n_all : 0;
     if (stream->reference == REFERENCE_NONE)
         stream->stream.tree[TREE_DELTA] = (struct profile_tree){ 0 };
