@@ -115,11 +115,25 @@ static enum raw_type cheapest(const struct dpq_codec *c, const struct encode_inp
     return coded_error(c, u, t, x, value) <= limit ? RAW_F16 : RAW_INPUT; /* Inf - x is not <= */
 }
 
+/* As if no code were good enough: the limit is what the code has at its best. */
+static void store_raw(struct dpq_codec *c, const struct encode_input *in, struct encode_unit *u)
+{
+    double limit = (double)u->loop.stream->tolerance[TREE_INTRA][PLANE_BASE];
+
+    for (uint32_t t = 0; t < KERN_TOKENS; t++)
+        if (!encode_is_raw(u, t))
+            encode_set_token(u->raw[cheapest(c, in, u, t, limit)], t);
+}
+
 void encode_bound(struct dpq_codec *c, const struct encode_input *in, struct encode_unit *u)
 {
     const struct profile_stream *s = u->loop.stream;
     enum plane delivered = u->fine_panel ? PLANE_FINE : PLANE_BASE;
 
+    if (in->verdict.mode == TILE_VERDICT_RAW) {
+        store_raw(c, in, u);
+        return;
+    }
     for (uint32_t t = 0; t < KERN_TOKENS; t++) {
         const float *tolerance =
             s->tolerance[loop_is_predicted(&u->loop, t) ? TREE_DELTA : TREE_INTRA];

@@ -1,5 +1,14 @@
 #include "lib/codec/encode_unit.h"
 
+static void measured(const struct dpq_codec *codec, const struct tile_watch *watch,
+                     const struct encode_input *in, const struct encode_unit *u)
+{
+    struct tile_energies energies;
+
+    encode_energy(codec, in, u, &energies);
+    watch->measured(watch->user, u->loop.index, &energies);
+}
+
 void encode_layer(struct dpq_codec *codec, const struct encode_layer *layer)
 {
     const struct dpq_geometry *g = &codec->profile->geometry;
@@ -9,10 +18,10 @@ void encode_layer(struct dpq_codec *codec, const struct encode_layer *layer)
         .rows = layer->rows,
         .row_bytes = layer->row_bytes,
         .dtype = layer->dtype,
-        .group_log2 = codec->profile->group_log2,
         .is_reference = codec->below,
     };
 
+    in.is_measured = layer->watch && layer->watch->measured;
     if (layer->starts_sequence)
         in.n_sink = encode_sink_run(codec, layer->rows + g->n_kv_heads * head_bytes,
                                     layer->row_bytes, layer->dtype);
@@ -20,10 +29,18 @@ void encode_layer(struct dpq_codec *codec, const struct encode_layer *layer)
         for (u.loop.head = 0; u.loop.head < g->n_kv_heads; u.loop.head++) {
             u.loop.index = dpq_stream_index(g, layer->layer, u.loop.kind, u.loop.head);
             u.loop.stream = &codec->profile->streams[u.loop.index];
-            u.loop.reference = u.loop.stream->reference;
-            layer->place(layer->user, encode_keeps_fine(u.loop.stream, layer->rate), &u);
+            in.verdict = encode_verdict(layer->watch, u.loop.index);
+            in.group_log2 = codec->profile->group_log2;
+            if (in.verdict.group_log2 && in.verdict.group_log2 < in.group_log2)
+                in.group_log2 = in.verdict.group_log2;
+            u.loop.reference =
+                in.verdict.mode >= TILE_VERDICT_INTRA ? REFERENCE_NONE : u.loop.stream->reference;
+            layer->place(layer->user, encode_keeps_fine(u.loop.stream, layer->rate, in.verdict),
+                         &u);
             encode_unit(codec, &in, &u);
             layer->take(layer->user, &in, &u);
+            if (in.is_measured)
+                measured(codec, layer->watch, &in, &u);
             in.rows += head_bytes;
         }
     if (codec->below)

@@ -93,6 +93,7 @@ static void code_subspace(struct step *s, uint32_t m, const struct profile_tree 
 static void choose_frame(struct step *s, bool is_key)
 {
     const struct profile_stream *stream = s->unit->loop.stream;
+    bool is_strict = stream->strict && !s->unit->is_better;
     float own = 0, difference = 0;
 
     for (uint32_t i = 0; i < s->d; i++) {
@@ -104,9 +105,11 @@ static void choose_frame(struct step *s, bool is_key)
         own += y * y;
         difference += v * v;
     }
-    s->unit->loop.frame[s->t] = is_key                                ? FRAME_KEY
-                                : stream->strict || difference <= own ? FRAME_PREDICTED
-                                                                      : FRAME_INTRA;
+    s->unit->own[s->t] = own;
+    s->unit->rest[s->t] = difference;
+    s->unit->loop.frame[s->t] = is_key                           ? FRAME_KEY
+                                : is_strict || difference <= own ? FRAME_PREDICTED
+                                                                 : FRAME_INTRA;
     if (loop_is_predicted(&s->unit->loop, s->t))
         for (uint32_t i = 0; i < s->d; i++)
             s->target[i] -= s->from[i];

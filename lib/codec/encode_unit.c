@@ -5,7 +5,7 @@
 
 enum { PARTS = 8 }; /* partial sums: what a compiler needs to widen a sum */
 
-static float square_sum(const float *a, const float *b, size_t n)
+float encode_square_sum(const float *a, const float *b, size_t n)
 {
     float part[PARTS] = { 0 }, sum = 0;
 
@@ -22,18 +22,33 @@ static float square_sum(const float *a, const float *b, size_t n)
 
 /* A token is predicted unless its mean is closer: a rule of the encoder's own, decided before
  * anything is coded. What is predicted leaves codec->x less its prediction. */
-static void subtract_prediction(struct dpq_codec *c, struct loop_unit *u)
+static void subtract_prediction(struct dpq_codec *c, struct encode_unit *u)
 {
     uint32_t d = c->profile->geometry.head_dim;
 
     for (uint32_t t = 0; t < KERN_TOKENS; t++) {
         float *x = c->x + (size_t)t * d;
         const float *p = c->p + (size_t)t * d;
-        bool pays = u->stream->strict || square_sum(x, p, d) <= square_sum(x, NULL, d);
+        bool pays;
 
-        u->frame[t] = pays ? FRAME_PREDICTED : FRAME_INTRA;
+        u->own[t] = encode_square_sum(x, NULL, d);
+        u->rest[t] = encode_square_sum(x, p, d);
+        pays = (u->loop.stream->strict && !u->is_better) || u->rest[t] <= u->own[t];
+        u->loop.frame[t] = pays ? FRAME_PREDICTED : FRAME_INTRA;
         if (pays)
             c->kern.add(x, 1, d, p, -1);
+    }
+}
+
+/* What a prediction would have left, where none is used. */
+static void compare_prediction(struct dpq_codec *c, struct encode_unit *u)
+{
+    uint32_t d = c->profile->geometry.head_dim;
+
+    loop_predict_depth(c, &u->loop);
+    for (uint32_t t = 0; t < KERN_TOKENS; t++) {
+        u->own[t] = encode_square_sum(c->x + (size_t)t * d, NULL, d);
+        u->rest[t] = encode_square_sum(c->x + (size_t)t * d, c->p + (size_t)t * d, d);
     }
 }
 
@@ -127,7 +142,7 @@ void encode_centred(struct dpq_codec *codec, uint32_t group_log2, struct encode_
     u->droppable = 0xffff;
     memset(u->loop.frame, FRAME_INTRA, sizeof(u->loop.frame));
     if (u->loop.reference >= REFERENCE_DEPTH_HEAD)
-        subtract_prediction(codec, &u->loop);
+        subtract_prediction(codec, u);
     /* adding to zeroes is faster than BLAS' way of overwriting */
     memset(codec->y, 0, (size_t)KERN_TOKENS * (size_t)d * sizeof(float));
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, d, KERN_TOKENS, d, 1,
@@ -154,11 +169,16 @@ void encode_unit(struct dpq_codec *c, const struct encode_input *in, struct enco
     c->kern.add(c->x, KERN_TOKENS, g->head_dim, u->loop.stream->mean, -1);
     if (u->loop.reference >= REFERENCE_DEPTH_HEAD)
         loop_predict_depth(c, &u->loop);
+    else if (in->is_measured && u->loop.stream->reference >= REFERENCE_DEPTH_HEAD)
+        compare_prediction(c, u);
+    u->is_better = in->verdict.mode == TILE_VERDICT_BETTER;
     encode_centred(c, in->group_log2, u);
     for (uint32_t t = 0; t < in->n_sink; t++)
         encode_set_token(u->raw[RAW_INPUT], t);
-    if (c->profile->bound > 0)
+    if (c->profile->bound > 0 || in->verdict.mode == TILE_VERDICT_RAW)
         encode_bound(c, in, u);
+    if (in->verdict.keeps_fine)
+        u->droppable = 0;
     if (in->is_reference) {
         loop_reconstruct(c, &u->loop, encode_is_full(u) ? c->y_fine : c->y_base);
         loop_keep(c, &u->loop);

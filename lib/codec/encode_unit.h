@@ -11,9 +11,11 @@
  *   encode_unit.c      one of them; gains and panels where tokens do not depend on each other
  *   encode_temporal.c  gains and panels where each token is predicted from the one before
  *   encode_bound.c     which tokens have to be stored raw, and as what
+ *   encode_energy.c    what the loop showed, for whoever watches the stream
  */
 
 #include "lib/codec/loop.h"
+#include "lib/codec/tile_watch.h"
 
 enum { N_RAW_TYPES = 3 };
 
@@ -25,6 +27,8 @@ struct encode_input {
     uint32_t n_sink;     /* the first tokens of the tile are sinks: stored raw, all bits kept */
     uint32_t group_log2; /* temporal: tokens from one key frame to the next */
     bool is_reference;   /* later streams are predicted from this one */
+    struct tile_verdict verdict;
+    bool is_measured; /* energies are wanted */
 };
 
 struct encode_unit {
@@ -35,6 +39,9 @@ struct encode_unit {
     uint64_t raw[N_RAW_TYPES][2]; /* by enum raw_type: bit t % 64 of word t / 64, token t */
     uint32_t droppable;           /* bit i: fine codes of tokens 8 i … 8 i + 7 may be dropped */
     float error[N_PLANES][KERN_TOKENS]; /* |e|^2 of y; [PLANE_FINE] only with a fine plane */
+    bool is_better;                     /* in: a strict stream may do without predictions, too */
+    /* |x|^2 less the mean, and less the prediction, too; set where there is one. Temporal: of y. */
+    float own[KERN_TOKENS], rest[KERN_TOKENS];
 };
 
 /**
@@ -62,7 +69,8 @@ struct encode_layer {
     uint32_t layer, rate, dtype;
     const uint8_t *rows; /* of this layer: [kind][head][dim] of token 0; token t: + t * row_bytes */
     size_t row_bytes;
-    bool starts_sequence; /* the tile's first tokens may be sinks */
+    bool starts_sequence;           /* the tile's first tokens may be sinks */
+    const struct tile_watch *watch; /* may be NULL */
     void *user;
     /* say where unit's panels go: base_panel, and fine_panel if has_fine */
     void (*place)(void *user, bool has_fine, struct encode_unit *unit);
@@ -73,10 +81,17 @@ struct encode_layer {
 /** encode_layer() - K, then V, head by head; codec's "below" is then what the next layer needs */
 void encode_layer(struct dpq_codec *codec, const struct encode_layer *layer);
 
-/** encode_keeps_fine() - does a stream have a fine plane at this rate? */
-static inline bool encode_keeps_fine(const struct profile_stream *stream, uint32_t rate)
+/** encode_verdict() - of a stream; @watch: may be NULL */
+static inline struct tile_verdict encode_verdict(const struct tile_watch *watch, uint32_t stream)
 {
-    return stream->fine_rates >> rate & 1;
+    return watch && watch->verdicts ? watch->verdicts[stream] : (struct tile_verdict){ 0 };
+}
+
+/** encode_keeps_fine() - does a stream have a fine plane at this rate, under that verdict? */
+static inline bool encode_keeps_fine(const struct profile_stream *stream, uint32_t rate,
+                                     struct tile_verdict verdict)
+{
+    return verdict.keeps_fine || stream->fine_rates >> rate & 1;
 }
 
 /** encode_is_full() - do later streams see both of its planes? */
@@ -100,9 +115,16 @@ void encode_temporal(struct dpq_codec *codec, uint32_t group_log2, struct encode
  *
  * A token whose delivered error (with all planes that the tile has) exceeds the profile's bound is
  * stored in the cheapest type that meets it, as measured; where only the base plane's exceeds its
- * own bound, the group's fine codes may not be dropped.
+ * own bound, the group's fine codes may not be dropped. Under TILE_VERDICT_RAW every token is raw.
  */
 void encode_bound(struct dpq_codec *codec, const struct encode_input *in, struct encode_unit *unit);
+
+/** encode_energy() - after encode_unit() with is_measured, while codec has what it left */
+void encode_energy(const struct dpq_codec *codec, const struct encode_input *in,
+                   const struct encode_unit *unit, struct tile_energies *ret_energies);
+
+/** encode_square_sum() - |a|^2 of n numbers, or |a - b|^2; n a multiple of 8; b may be NULL */
+float encode_square_sum(const float *a, const float *b, size_t n);
 
 /**
  * encode_raw_row() - one vector as a raw row

@@ -29,7 +29,8 @@ struct encoder {
     const uint8_t *rows;
     size_t row_bytes, head_bytes;
     uint32_t dtype, rate;
-    struct note *notes; /* [n_streams] */
+    const struct tile_watch *watch; /* may be NULL */
+    struct note *notes;             /* [n_streams] */
     uint8_t *base, *fine;
     uint32_t line, fine_line; /* the next stream's */
     struct tile_base_header header;
@@ -46,7 +47,7 @@ static void lay_out(struct encoder *e)
 
     for (uint32_t i = 0; i < n; i++) {
         h->n_panel_lines += d / p->streams[i].dsub;
-        if (encode_keeps_fine(&p->streams[i], e->rate))
+        if (encode_keeps_fine(&p->streams[i], e->rate, encode_verdict(e->watch, i)))
             f->n_panel_lines += d / p->streams[i].dsub;
     }
     h->directory_offset = sizeof(*h);
@@ -112,6 +113,7 @@ static void encode_all(struct encoder *e, bool starts_sequence)
         .rows = e->rows,
         .row_bytes = e->row_bytes,
         .starts_sequence = starts_sequence,
+        .watch = e->watch,
         .user = e,
         .place = place,
         .take = take,
@@ -168,7 +170,8 @@ static int lay_out_notes(struct encoder *e)
     }
     h->droppable_offset = h->kinds_offset + n_kinds * KINDS_BYTES;
     h->verdict_offset = h->droppable_offset + n_masks * (uint32_t)sizeof(uint16_t);
-    h->raw_offset = (uint32_t)align_up(h->verdict_offset, 8);
+    h->n_verdict_bytes = e->watch ? e->watch->n_verdict_bytes : 0;
+    h->raw_offset = (uint32_t)align_up((uint64_t)h->verdict_offset + h->n_verdict_bytes, 8);
     if (h->raw_offset + n_raw > UINT32_MAX)
         return error_origin(-EFBIG);
     h->n_raw_bytes = (uint32_t)n_raw;
@@ -252,9 +255,34 @@ static void fill_headers(struct encoder *e, uint64_t first_position, uint64_t fi
     memcpy(e->fine_header.profile, p->digest, sizeof(e->fine_header.profile));
 }
 
+static bool are_verdicts_valid(const struct tile_watch *watch, uint32_t n_streams)
+{
+    if (!watch)
+        return true;
+    if (watch->n_verdict_bytes > DPQ_MAX_STREAMS * 256u)
+        return false;
+    for (uint32_t i = 0; watch->verdicts && i < n_streams; i++) {
+        struct tile_verdict v = watch->verdicts[i];
+
+        if (v.mode > TILE_VERDICT_RAW || v.keeps_fine > 1 || v.reserved ||
+            (v.group_log2 && (v.group_log2 < 3 || v.group_log2 > 7)))
+            return false;
+    }
+    return true;
+}
+
 int dpq_tile_encode(struct dpq_codec *codec, const void *rows, uint32_t dtype,
                     uint64_t first_position, uint64_t first_index, uint32_t rate,
                     uint8_t **ret_base, size_t *ret_n_base, uint8_t **ret_fine, size_t *ret_n_fine)
+{
+    return tile_encode_watched(codec, rows, dtype, first_position, first_index, rate, NULL,
+                               ret_base, ret_n_base, ret_fine, ret_n_fine);
+}
+
+int tile_encode_watched(struct dpq_codec *codec, const void *rows, uint32_t dtype,
+                        uint64_t first_position, uint64_t first_index, uint32_t rate,
+                        const struct tile_watch *watch, uint8_t **ret_base, size_t *ret_n_base,
+                        uint8_t **ret_fine, size_t *ret_n_fine)
 {
     const struct dpq_geometry *g = &codec->profile->geometry;
     _cleanup_(encoder_clear) struct encoder e = {
@@ -265,10 +293,12 @@ int dpq_tile_encode(struct dpq_codec *codec, const void *rows, uint32_t dtype,
         .head_bytes = g->head_dim * dpq_dtype_bytes(dtype),
         .dtype = dtype,
         .rate = rate,
+        .watch = watch,
     };
     int r;
 
-    if (!dpq_dtype_bytes(dtype) || rate > DPQ_RATE_COMPACT || first_index % KERN_TOKENS)
+    if (!dpq_dtype_bytes(dtype) || rate > DPQ_RATE_COMPACT || first_index % KERN_TOKENS ||
+        !are_verdicts_valid(watch, codec->profile->n_streams))
         return DPQ_E_INVALID;
     fill_headers(&e, first_position, first_index);
     lay_out(&e);

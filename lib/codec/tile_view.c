@@ -13,6 +13,7 @@
 #include "lib/base/error.h"
 #include "lib/codec/fault.h"
 #include "lib/codec/tile_file.h"
+#include "lib/codec/tile_watch.h"
 
 enum { KINDS_BYTES = KERN_TOKENS / 4 };
 
@@ -78,6 +79,24 @@ static int check_header(const struct tile_base_header *h, const struct dpq_profi
         !inside(h->verdict_offset, h->n_verdict_bytes, n_base) ||
         !inside(h->raw_offset, h->n_raw_bytes, n_base))
         return fault_set(fault, DPQ_E_CORRUPT, "a part of the tile lies outside of it");
+    return 0;
+}
+
+int tile_find_verdict(const void *base, size_t n_base, size_t *ret_offset, size_t *ret_n_bytes)
+{
+    struct tile_base_header h;
+
+    if (n_base < sizeof(h))
+        return DPQ_E_CORRUPT;
+    memcpy(&h, base, sizeof(h));
+    if (h.magic != TILE_BASE_MAGIC || h.n_bytes != n_base)
+        return DPQ_E_CORRUPT;
+    if (h.version != TILE_VERSION)
+        return DPQ_E_VERSION;
+    if (!inside(h.verdict_offset, h.n_verdict_bytes, n_base))
+        return DPQ_E_CORRUPT;
+    *ret_offset = h.verdict_offset;
+    *ret_n_bytes = h.n_verdict_bytes;
     return 0;
 }
 
