@@ -22,6 +22,10 @@ static const double FLOOR = 1e-9;
 /* What only ever is Yellow stays below Red. */
 static const double BELOW_RED = .99, YELLOW = .7;
 
+/* What does not even hold a stream in Red: another law of residuals is no harm while errors are as
+ * they should be. */
+static const double BELOW_HOLD = .79;
+
 /* κ_L+ that is not certified any more */
 static const double DIRECTION_MAX = .98;
 
@@ -122,7 +126,7 @@ static void measure(const struct risk_meter *m, const struct risk_rules *rules,
         component[RISK_CAUSE_DIRECTION] = c->kappa_l / DIRECTION_MAX;
     component[RISK_CAUSE_CUSUM] = below_red(YELLOW * m->cusum / rules->cusum_max);
     component[RISK_CAUSE_DRIFT] =
-        below_red(YELLOW * risk_detector_drift(&c->drift, m->first, m->residual));
+        fmin(YELLOW * risk_detector_drift(&c->drift, m->first, m->residual), BELOW_HOLD);
     component[RISK_CAUSE_REPORT] = m->report;
 }
 

@@ -13,11 +13,12 @@
  *   model        .7 E / V, below 1                     more than Theorem 1 allows
  *   direction    κ_L+ / .98 when above 1               offline: the worst direction
  *   cusum        .7 S / limit, below 1                 errors have grown, quickly said
- *   drift        .7 |Δ ln S| / limit, below 1          another law than at calibration
+ *   drift        .7 |Δ ln S| / limit, below .8         another law than at calibration
  *   report       a worker's output error / its limit   what the reader sees
  *
- * "Below 1": such a component can cause Yellow, not Red. D_tol must be the level of what Red falls
- * back to, not a bound: else Red is entered for errors that it can't better.
+ * "Below 1": such a component can cause Yellow, not Red; "below .8": nor hold it. D_tol must be the
+ * level of what Red falls back to, not a bound: else Red is entered for errors that it can't
+ * better.
  *
  * A group is 1 to 128 tokens in a row, as sums. One token at a time is the reference
  * (policy.py); with more, means step at once, caps are those that the group began with, and the
@@ -202,14 +203,14 @@ bool risk_monitor_step(struct risk_monitor *monitor, const struct risk_rules *ru
 
 /* --- at rest --------------------------------------------------------------------------------- */
 
-enum { RISK_MONITOR_BYTES = 48 };
+enum { RISK_MONITOR_BYTES = 24 };
 
 enum risk_monitor_outcome {
     RISK_MONITOR_E_CORRUPT = 1, /* begin anew with risk_monitor_init() */
 };
 
 /**
- * risk_monitor_pack() - for the header of a sequence's last tile: ten f32, three u16, two u8
+ * risk_monitor_pack() - for the header of a sequence's last tile; layout: risk_meter_pack.c
  *
  * Rounds the monitor to what the bytes say. So the verdicts of a sequence that goes on from its
  * tile are those of one that never stopped, if each tile is packed.

@@ -545,7 +545,7 @@ static void test_causes(void **state)
     level = level_after(&c, 1, 0);
     assert_true(level.component[RISK_CAUSE_DRIFT] < 1e-9); /* starts where calibration was */
     level = level_after(&c, 1, 128);
-    assert_true(level.cause == RISK_CAUSE_DRIFT && level.mu == .99);
+    assert_true(level.cause == RISK_CAUSE_DRIFT && level.mu == .79);
     /* escapes: 1 - (511/512)^128 of them at once is more than 5 % */
     risk_monitor_init(&m, &CAL);
     risk_group_begin(&m.meter, &g);
@@ -664,13 +664,16 @@ static void test_rest(void **state)
 {
     struct risk_random g = { 17 };
     struct risk_monitor live, woken, other;
+    struct risk_meter before;
     struct risk_level a, b;
     uint8_t bytes[RISK_MONITOR_BYTES], again[RISK_MONITOR_BYTES];
 
     (void)state;
     risk_monitor_init(&live, &CAL);
     for (int tile = 0; tile < 200; tile++) {
+        before = live.meter;
         risk_monitor_pack(&live, bytes);
+        assert_true(fabs(live.meter.error / before.error - 1) < 1. / 256);
         memset(&woken, 0xff, sizeof(woken));
         assert_int_equal(risk_monitor_unpack(bytes, &woken), 0);
         risk_monitor_pack(&woken, again);
@@ -691,7 +694,7 @@ static void test_rest(void **state)
 
 static void test_corrupt(void **state)
 {
-    static const float NEGATIVE = -1, ZERO = 0;
+    static const uint16_t NEGATIVE = 0xbf80, ZERO = 0;
     uint8_t good[RISK_MONITOR_BYTES], bytes[RISK_MONITOR_BYTES];
     struct risk_monitor m, got, untouched;
 
@@ -702,18 +705,21 @@ static void test_corrupt(void **state)
     untouched = got;
     for (size_t i = 0; i < 10; i++) {
         memcpy(bytes, good, sizeof(bytes));
-        memset(bytes + 4 * i, 0xff, 4);
+        memset(bytes + 2 * i, 0xff, 2);
         assert_int_equal(risk_monitor_unpack(bytes, &got), RISK_MONITOR_E_CORRUPT);
-        memcpy(bytes + 4 * i, &NEGATIVE, 4);
+        memcpy(bytes + 2 * i, &NEGATIVE, 2);
         assert_int_equal(risk_monitor_unpack(bytes, &got), i == 6 ? 0 : RISK_MONITOR_E_CORRUPT);
         if (i == 6)
             got = untouched;
-        memcpy(bytes + 4 * i, &ZERO, 4);
+        memcpy(bytes + 2 * i, &ZERO, 2);
         if (i == 0 || i == 2)
             assert_int_equal(risk_monitor_unpack(bytes, &got), RISK_MONITOR_E_CORRUPT);
     }
     memcpy(bytes, good, sizeof(bytes));
-    bytes[46] = RISK_N_ZONES;
+    bytes[23] |= RISK_N_ZONES << 3;
+    assert_int_equal(risk_monitor_unpack(bytes, &got), RISK_MONITOR_E_CORRUPT);
+    memcpy(bytes, good, sizeof(bytes));
+    bytes[23] |= 0x40;
     assert_int_equal(risk_monitor_unpack(bytes, &got), RISK_MONITOR_E_CORRUPT);
     memset(bytes, 0, sizeof(bytes));
     assert_int_equal(risk_monitor_unpack(bytes, &got), RISK_MONITOR_E_CORRUPT);
