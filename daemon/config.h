@@ -50,6 +50,7 @@ struct config {
     uint64_t calibration_max_bytes; /* samples held by one calibration, in a file */
     uint32_t calibration_park_seconds;
     uint32_t event_history;
+    uint64_t monitor_bytes;
     char log_level[16]; /* error, warning, info, debug */
     char cpu[64];       /* kernels: "auto", "c", "avx2", … */
     /* [http] */

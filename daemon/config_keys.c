@@ -43,6 +43,7 @@ static const struct config_key keys[] = {
     { DAEMON(calibration_max_bytes), "1G", SIZE, IN(calibration_max_bytes), M, T },
     { DAEMON(calibration_park_seconds), "600", NUMBER, IN(calibration_park_seconds), 1, 86400 },
     { DAEMON(event_history), "4096", NUMBER, IN(event_history), 16, 65536 },
+    { DAEMON(monitor_bytes), "16M", SIZE, IN(monitor_bytes), M, 16 * G },
     { DAEMON(log_level), "info", CONFIG_TYPE_CHOICE, IN(log_level), 0, 16,
       "error warning info debug" },
     { DAEMON(cpu), "auto", CONFIG_TYPE_CHOICE, IN(cpu), 0, 64, "auto c avx2" },

@@ -35,6 +35,12 @@ static void add_gauge(struct text *body, const char *name, const char *help, dou
     text_printf(body, "deltapq_%s %.15g\n", name, value);
 }
 
+static void add_counter(struct text *body, const char *name, const char *help, double value)
+{
+    add_head(body, COUNTER, name, help);
+    text_printf(body, "deltapq_%s %.15g\n", name, value);
+}
+
 static void add_process(struct text *body, const struct http_sources *sources,
                         const struct status *status)
 {
@@ -50,6 +56,12 @@ static void add_process(struct text *body, const struct http_sources *sources,
     add_gauge(body, "workers", "Threads that encode and decode.", status->n_workers);
     add_gauge(body, "jobs_queued", "Jobs that wait for a worker.", status->jobs_queued);
     add_gauge(body, "jobs_running", "Jobs at work.", status->jobs_running);
+    add_counter(body, "monitor_tiles_dropped_total", "Tiles that the monitor had no time for.",
+                (double)status->monitor_tiles_dropped);
+    add_counter(body, "monitor_untracked_total", "Times that its map had no room for a sequence.",
+                (double)status->monitor_untracked);
+    add_counter(body, "monitor_cpu_seconds_total", "Processor time of the risk thread.",
+                (double)status->monitor_cpu_ns / 1e9);
 }
 
 static void add_connections(struct text *body, const struct http_sources *sources)
@@ -111,6 +123,15 @@ static const struct {
       "Tokens of those that were found." },
     { "tiles_evicted_total", OF(tiles_evicted), COUNTER, "Tiles given up to make room." },
     { "request_errors_total", OF(errors), COUNTER, "Requests answered with an error." },
+    { "streams_green", OF(streams_green), GAUGE, "Watched streams that are coded as planned." },
+    { "streams_yellow", OF(streams_yellow), GAUGE, "Watched streams with a plane more." },
+    { "streams_red", OF(streams_red), GAUGE, "Watched streams without a reference." },
+    { "yellow_entries_total", OF(yellow_entries), COUNTER,
+      "Streams that went from green to yellow." },
+    { "red_entries_total", OF(red_entries), COUNTER, "Streams that went red." },
+    { "stream_resets_total", OF(resets), COUNTER, "Streams that began anew." },
+    { "all_clears_total", OF(all_clears), COUNTER,
+      "Sequences whose streams were all green again." },
 };
 
 static void add_tenants(struct text *body, const struct http_sources *sources)

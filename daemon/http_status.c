@@ -2,7 +2,10 @@
  * Monitor.GetStatus. 64-bit numbers that are identities, not amounts, are hexadecimal strings: JSON
  * readers round them.
  */
+#include <stdlib.h>
+
 #include "daemon/http.h"
+#include "daemon/session_risk.h"
 #include "daemon/status.h"
 
 static void add_string(struct text *body, const char *name, const char *value)
@@ -34,6 +37,13 @@ static void add_amounts(struct text *body, const struct status *status)
         { "tail_bytes", status->tail_bytes },
         { "tiles_evicted", status->tiles_evicted },
         { "errors", status->errors },
+        { "streams_green", status->streams_green },
+        { "streams_yellow", status->streams_yellow },
+        { "streams_red", status->streams_red },
+        { "yellow_entries", status->yellow_entries },
+        { "red_entries", status->red_entries },
+        { "resets", status->resets },
+        { "all_clears", status->all_clears },
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
@@ -41,12 +51,39 @@ static void add_amounts(struct text *body, const struct status *status)
     text_printf(body, "\"true_bits_per_number\":%.4f", status_true_bits(status));
 }
 
-static void add_tenant(struct text *body, const struct status *status)
+/* The worst zone of each stream: layer by layer, K's heads, then V's; [] when nothing is known. */
+static void add_heat(struct text *body, struct session *session, uint32_t tenant)
+{
+    struct session_risk risk = { .tenant = tenant };
+    uint32_t width;
+
+    session_risk(session, &risk);
+    width = risk.n_kv_heads;
+    text_printf(body, ",\"heat\":[");
+    for (uint32_t i = 0; i < risk.n_cells; i++) {
+        const struct monitor_cell *cell = &risk.cells[i];
+
+        if (i % (2 * width) == 0)
+            text_printf(body, "%s{", i ? "," : "");
+        if (i % width == 0)
+            text_printf(body, "\"%s\":[", i / width % 2 ? "v" : "k");
+        text_printf(body, "[\"%s\",%.3f]%s", session_zone_name(cell->zone), (double)cell->mu,
+                    (i + 1) % width ? "," : "]");
+        if ((i + 1) % width == 0)
+            text_printf(body, "%s", i / width % 2 ? "}" : ",");
+    }
+    text_printf(body, "]");
+    free(risk.cells);
+}
+
+static void add_tenant(struct text *body, struct session *session, uint32_t tenant,
+                       const struct status *status)
 {
     text_printf(body, "{");
     add_string(body, "tenant", status->tenant);
     text_printf(body, ",\"epoch\":\"%016llx\",", (unsigned long long)status->epoch);
     add_amounts(body, status);
+    add_heat(body, session, tenant);
     text_printf(body, "}");
 }
 
@@ -75,6 +112,11 @@ void http_write_status(const struct http_sources *sources, struct text *body)
     add_string(body, "kernels", status.kernels);
     text_printf(body, ",\"n_workers\":%u,\"jobs_queued\":%u,\"jobs_running\":%u,", status.n_workers,
                 status.jobs_queued, status.jobs_running);
+    text_printf(body,
+                "\"monitor_tiles_dropped\":%llu,\"monitor_untracked\":%llu,"
+                "\"monitor_cpu_seconds\":%.6f,",
+                (unsigned long long)status.monitor_tiles_dropped,
+                (unsigned long long)status.monitor_untracked, (double)status.monitor_cpu_ns / 1e9);
     text_printf(body, "\"n_profiles\":%llu,\"n_tenants\":%llu,\"connections\":{",
                 (unsigned long long)status.n_profiles, (unsigned long long)status.n_tenants);
     add_connections(body, "grpc", sources->grpc);
@@ -87,7 +129,7 @@ void http_write_status(const struct http_sources *sources, struct text *body)
         session_status(sources->session, i, &status);
         if (i)
             text_printf(body, ",");
-        add_tenant(body, &status);
+        add_tenant(body, sources->session, i, &status);
     }
     text_printf(body, "]}\n");
 }

@@ -27,9 +27,18 @@ enum event_kind {
     EVENT_SEQUENCE_FORKED = 30,
     EVENT_SEQUENCE_TRIMMED,
     EVENT_PROFILE_REMOVED,
+    EVENT_ZONE_CHANGED = 40,
+    EVENT_STREAM_RESET,
+    EVENT_ALL_CLEARED,
 };
 
 #define EVENT_ALL_TENANTS UINT32_MAX
+
+struct event_risk {
+    uint32_t layer, head;
+    uint8_t kind, from, to, cause; /* zones: enum risk_zone_name; enum risk_cause */
+    float mu;
+};
 
 struct event {
     uint64_t seq;          /* set by hub_publish() */
@@ -40,6 +49,7 @@ struct event {
     uint64_t a, b, c;   /* the message's numbers in field order, after the id */
     uint8_t digest[32]; /* tile key or profile id */
     char text[128];     /* client or model name, label */
+    struct event_risk risk;
 };
 
 struct hub;

@@ -215,6 +215,7 @@ static void worker_deinit(struct session *session, struct worker *worker)
 {
     for (uint32_t i = 0; i < N_WORKER_CODECS; i++)
         drop_codec(session, worker, i);
+    verdict_desk_deinit(&worker->desk);
     free(worker->rows);
 }
 
@@ -279,8 +280,17 @@ static int make_workers(struct session *session)
 
 static int session_init(struct session *session)
 {
+    const struct monitor_options options = {
+        .hub = session->hub,
+        .n_workers = pool_n_workers(session->pool),
+        .n_tenants = session->config->n_tenants,
+        .max_bytes = session->config->monitor_bytes,
+    };
     int r;
 
+    r = monitor_new(&options, &session->monitor);
+    if (r)
+        return error_fold(r);
     r = id_table_init(&session->clients);
     if (!r)
         r = id_table_init(&session->sequences);
@@ -344,6 +354,7 @@ struct session *session_free(struct session *session)
         return NULL;
     calibration_drop_all(session);
     sequence_forget_all(session);
+    session->monitor = monitor_free(session->monitor);
     while (session->clients.n && (entry = id_table_next(&session->clients, NULL))) {
         struct client *client = (struct client *)entry;
 
@@ -412,6 +423,23 @@ static void add_tenant(struct status *status, const struct tenant *tenant)
     status->errors += tenant->errors;
 }
 
+static void add_monitor(struct status *status, struct monitor *monitor, uint32_t tenant)
+{
+    struct monitor_counts counts;
+
+    monitor_get_counts(monitor, tenant, &counts);
+    status->streams_green = counts.n_streams[RISK_GREEN];
+    status->streams_yellow = counts.n_streams[RISK_YELLOW];
+    status->streams_red = counts.n_streams[RISK_RED];
+    status->yellow_entries = counts.yellow_entries;
+    status->red_entries = counts.red_entries;
+    status->resets = counts.resets;
+    status->all_clears = counts.all_clears;
+    status->monitor_tiles_dropped = counts.tiles_dropped;
+    status->monitor_untracked = counts.sequences_untracked;
+    status->monitor_cpu_ns = counts.cpu_ns;
+}
+
 void session_status(struct session *session, uint32_t tenant, struct status *ret_status)
 {
     struct status status = { .daemon_version = dpq_version(), .tenant = "" };
@@ -421,6 +449,7 @@ void session_status(struct session *session, uint32_t tenant, struct status *ret
     status.n_workers = session->n_workers;
     pool_counts(session->pool, &status.jobs_queued, &status.jobs_running);
     describe_cpu(session->cpu_mask, status.kernels, sizeof(status.kernels));
+    add_monitor(&status, session->monitor, tenant);
     if (tenant < session->n_tenants) {
         status.tenant = session->tenants[tenant].config->name;
         status.epoch = store_epoch(session->tenants[tenant].store);

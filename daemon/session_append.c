@@ -8,7 +8,9 @@
  * memory, rows of the new tail in a buffer. So a failure leaves the sequence as it was.
  *
  * A tile is always made of its 128 rows at once: those of the tail, which are in the arena bit for
- * bit as they came, and new ones. Hence its bytes do not depend on how the rows arrived.
+ * bit as they came, and new ones, under the verdict that the tile before it left. Hence its bytes
+ * do not depend on how the rows arrived. Where streams are watched, tiles are encoded one after the
+ * other; side by side otherwise.
  *
  * Behind a trim into a tile the tail begins with decoded rows, in fp32. Rows that are appended to
  * it become fp32, too, which changes none of their numbers.
@@ -33,7 +35,12 @@ static struct append *append_free(struct append *append)
         tile_unref(part->tile, /* discard= */ false, now_ns, NULL);
         dpq_free(part->base);
         dpq_free(part->fine);
+        free(part->courses);
     }
+    if (append->inputs_used && append->error.code == SESSION_OK)
+        free(append->inputs);
+    else if (append->inputs)
+        sequence_return_inputs(append->session, append->sequence, append->inputs);
     numbers_release(append->session, &append->from);
     free(append->parts);
     free(append->tail_rows);
@@ -241,6 +248,9 @@ static void plan(struct job *job, uint32_t worker)
         return;
     }
     append->loop.n = append->n_parts + (append->n_tail_rows ? 1 : 0);
+    append->loop.max_lanes = append->sequence->profile->book ? 1 : 0;
+    if (append->n_parts && append->sequence->profile->book)
+        append->inputs = sequence_take_inputs(append->session, append->sequence);
     append->loop.turn = append_turn;
     append->loop.end = append_end;
     (void)!pool_loop_start(append->session->pool, &append->loop, /* admitted= */ true);
@@ -285,6 +295,8 @@ static int encode_part(struct append *append, uint32_t i, uint32_t worker,
     uint32_t dtype = i == 0 ? append->old_dtype : append->op->from.tensor.dtype;
     size_t row_bytes = dpq_row_bytes(profile_geometry(sequence->profile), dtype);
     struct part *part = &append->parts[i];
+    struct verdict_desk *desk = &append->session->workers[worker].desk;
+    struct tile_watch watch = { 0 };
     struct dpq_codec *codec;
     uint8_t *rows;
     int r;
@@ -303,10 +315,16 @@ static int encode_part(struct append *append, uint32_t i, uint32_t worker,
     r = session_worker_codec(append->session, worker, sequence->profile, &codec);
     if (r)
         return error_fold(r);
-    r = dpq_tile_encode(codec, rows, dtype, sequence->position_base + first_index, first_index,
-                        sequence->rate, &part->base, &part->n_base, &part->fine, &part->n_fine);
+    r = append_begin_verdict(append, i, desk, &watch);
+    if (!r)
+        r = tile_encode_watched(codec, rows, dtype, sequence->position_base + first_index,
+                                first_index, sequence->rate,
+                                sequence->profile->book ? &watch : NULL, &part->base, &part->n_base,
+                                &part->fine, &part->n_fine);
     if (r)
         return error_fold(r);
+    if (sequence->profile->book)
+        verdict_end(desk, part->base, part->n_base);
     return check_size(append, part, ret_error);
 }
 
@@ -334,9 +352,8 @@ static void append_end(struct pool_loop *loop, uint32_t worker)
 {
     struct append *append = (struct append *)loop;
 
-    (void)worker;
     if (append->error.code == SESSION_OK)
-        append_commit(append);
+        append_commit(append, worker);
     else
         append_finish(append);
 }

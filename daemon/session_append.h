@@ -11,6 +11,7 @@ struct part {
     bool shared;       /* found */
     uint8_t *base, *fine;
     size_t n_base, n_fine;
+    struct risk_course *courses; /* NULL: found, or not watched */
 };
 
 struct append {
@@ -34,6 +35,8 @@ struct append {
     uint32_t n_parts;
     struct part *parts;
     uint8_t *tail_rows;
+    struct risk_input *inputs; /* for the first tile that is encoded; NULL: none */
+    bool inputs_used;
     uint64_t encoded_bytes;     /* atomic */
     struct session_error error; /* of the first turn, in order, that failed */
     uint32_t error_turn;
@@ -49,7 +52,13 @@ struct append {
  * nothing has changed.
  * Thread: the worker that finished the preparation; nothing of it is running any more.
  */
-void append_commit(struct append *append);
+void append_commit(struct append *append, uint32_t worker);
+
+/** append_begin_verdict() - how the i-th tile is to be coded, and its room for courses
+ *  Nothing if its streams are not watched. Return: 0, -ENOMEM. Thread: the worker whose desk it is
+ */
+int append_begin_verdict(struct append *append, uint32_t i, struct verdict_desk *desk,
+                         struct tile_watch *ret_watch) _must_check_;
 
 /**
  * append_gather() - n canonical rows of the request, from its first-th, judged

@@ -186,9 +186,10 @@ static int publish(struct append *append, struct tail_holder **ret_old_tail)
     return 0;
 }
 
-static void tell(const struct append *append)
+static void tell(const struct append *append, uint32_t worker)
 {
     const struct sequence *sequence = append->sequence;
+    struct session *session = append->session;
 
     for (uint32_t i = 0; i < append->n_parts; i++) {
         struct event event = { .kind = EVENT_TILE_SHARED,
@@ -201,7 +202,12 @@ static void tell(const struct append *append)
             event.b = append->parts[i].n_base + append->parts[i].n_fine;
             event.c = append->op->generation - append->n_parts + i + 1;
         }
-        hub_publish(append->session->hub, &event);
+        hub_publish(session->hub, &event);
+        if (!append->parts[i].shared && append->parts[i].courses) {
+            struct monitor_tile tile = sequence_monitor_tile(sequence, event.a);
+
+            monitor_push(session->monitor, worker, &tile, append->parts[i].courses);
+        }
     }
 }
 
@@ -246,7 +252,6 @@ static void commit(struct job *job, uint32_t worker)
     uint64_t now_ns = session_now_ns();
     int r;
 
-    (void)worker;
     r = put_some(append, now_ns);
     if (!r && append->n_put < append->n_parts) {
         pool_resubmit(session->pool, job);
@@ -269,15 +274,15 @@ static void commit(struct job *job, uint32_t worker)
         roll_back(append, now_ns);
     } else {
         tail_holder_unref(session, old_tail);
-        tell(append);
+        tell(append, worker);
         for (uint32_t i = 0; i < append->n_parts; i++)
             append->parts[i].tile = NULL; /* the sequence's now */
     }
     append_finish(append);
 }
 
-void append_commit(struct append *append)
+void append_commit(struct append *append, uint32_t worker)
 {
     append->job.run = commit;
-    commit(&append->job, 0);
+    commit(&append->job, worker);
 }

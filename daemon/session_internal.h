@@ -5,8 +5,10 @@
 #include <pthread.h>
 
 #include "daemon/config.h"
+#include "daemon/monitor.h"
 #include "daemon/session.h"
 #include "daemon/session_record.h"
+#include "daemon/session_verdict.h"
 #include "daemon/work.h"
 #include "lib/base/hash.h"
 #include "lib/store/map.h"
@@ -58,9 +60,10 @@ struct profile_entry { /* immutable, but for what the session's mutex guards */
     struct map map;    /* the file, sealed */
     int ro_fd;
     struct dpq_profile *profile;
-    uint32_t refs;     /* the table's, and each user's; locked */
-    uint32_t n_codecs; /* of these, workers' codecs, which nobody may be using; locked */
-    bool gone;         /* is being removed, or has been: nobody finds it any more; locked */
+    uint32_t refs;             /* the table's, and each user's; locked */
+    uint32_t n_codecs;         /* of these, workers' codecs, which nobody may be using; locked */
+    bool gone;                 /* is being removed, or has been: nobody finds it any more; locked */
+    struct verdict_book *book; /* NULL: its streams can't be watched */
 };
 
 /* Makes keys; its mutex is held while one is made. */
@@ -75,6 +78,7 @@ struct worker { /* touched by one worker thread only */
     uint32_t next_codec;
     uint8_t *rows; /* scratch for one tile's canonical rows */
     size_t n_rows_bytes;
+    struct verdict_desk desk;
 };
 
 struct tenant {
@@ -150,9 +154,10 @@ struct sequence {
     uint64_t private_id;         /* keys of the next tiles without ids are made with it */
     struct record_maker *makers; /* such ids of the tiles there are, as in the record */
     size_t n_makers, makers_capacity;
-    struct record *record;   /* NULL: nothing was appended yet */
-    uint64_t n_recorded_ids; /* in the record: more than acknowledged, if an append failed */
-    bool busy;               /* someone has its turn */
+    struct record *record;     /* NULL: nothing was appended yet */
+    uint64_t n_recorded_ids;   /* in the record: more than acknowledged, if an append failed */
+    bool busy;                 /* someone has its turn */
+    struct risk_input *inputs; /* [n_streams], for the next tile; NULL: none */
     struct turn *first_turn, **last_turn; /* those that wait for it */
     uint32_t n_waiting;
 };
@@ -161,6 +166,7 @@ struct session {
     const struct config *config;
     struct hub *hub;
     struct pool *pool;
+    struct monitor *monitor;
     uint32_t cpu_mask;
     char side_socket[CONFIG_PATH_BYTES + 16];
     uint64_t started_ns;
@@ -188,6 +194,7 @@ struct session {
     uint32_t n_calibrations;                  /* of these, that collect or train */
     uint32_t n_refining;                      /* that collect from appends; atomic, too */
     uint64_t next_pin_ns;                     /* no pin ends before; UINT64_MAX: there is none */
+    uint64_t input_bytes;                     /* of all sequences' inputs */
 };
 
 /* session.c */
@@ -331,6 +338,17 @@ static inline const struct dpq_geometry *profile_geometry(const struct profile_e
 {
     return dpq_profile_geometry(entry->profile);
 }
+
+/* session_risk.c */
+/* what was said about a sequence since its last tile, or NULL: the caller's; and back, if it was
+ * not used and nothing newer is there */
+struct risk_input *sequence_take_inputs(struct session *session, struct sequence *sequence);
+void sequence_return_inputs(struct session *session, struct sequence *sequence,
+                            struct risk_input *inputs);
+void sequence_drop_inputs(struct session *session, struct sequence *sequence); /* locked */
+/* a sequence begins with tiles that are there: into the map of zones */
+void sequence_adopt_zones(struct session *session, const struct sequence *sequence);
+struct monitor_tile sequence_monitor_tile(const struct sequence *sequence, uint64_t first_token);
 
 /* session_calibration.c */
 /* joins threads that have ended, forgets what nobody has and whose time is over */

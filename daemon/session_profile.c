@@ -33,6 +33,7 @@ struct profile_entry *profile_entry_free(struct profile_entry *entry)
 {
     if (!entry)
         return NULL;
+    verdict_book_free(entry->book);
     dpq_profile_free(entry->profile);
     if (entry->ro_fd >= 0)
         close(entry->ro_fd);
@@ -96,6 +97,11 @@ static int entry_new(const void *bytes, size_t n_bytes, struct profile_entry **r
                           "not a profile that can be used: %s", fault.message);
         return 1;
     } else if (r) {
+        session_error_fault(ret_error, error_fold(r), "profile");
+        return 1;
+    }
+    r = verdict_book_new(entry->profile, &entry->book);
+    if (r) {
         session_error_fault(ret_error, error_fold(r), "profile");
         return 1;
     }

@@ -283,8 +283,10 @@ static void finish(struct restore *r, struct sequence *sequence)
         sequence->n_token_ids = sequence->n_tokens; /* of rows that were never committed */
     r->n_restored++;
     r->n_tokens += sequence->n_tokens;
-    if (!sequence_is_orphan(sequence, session_now_ns()))
+    if (!sequence_is_orphan(sequence, session_now_ns())) {
+        sequence_adopt_zones(r->session, sequence);
         return;
+    }
     id_table_remove(&r->session->sequences, &sequence->entry);
     r->tenant->n_sequences--;
     r->n_restored--;

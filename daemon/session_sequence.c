@@ -43,6 +43,7 @@ struct sequence *sequence_free(struct sequence *sequence)
     if (!sequence)
         return NULL;
     free(sequence->tiles);
+    free(sequence->inputs);
     free(sequence->token_ids);
     free(sequence->makers);
     profile_put(sequence->tenant->session, sequence->profile);
@@ -124,6 +125,9 @@ void sequence_unlink(struct session *session, struct sequence *sequence)
     sequence->released = true;
     id_table_remove(&session->sequences, &sequence->entry);
     sequence->tenant->n_sequences--;
+    sequence_drop_inputs(session, sequence);
+    if (sequence->profile->book)
+        monitor_forget(session->monitor, sequence->entry.id);
 }
 
 uint64_t sequence_empty(struct session *session, struct sequence *sequence,

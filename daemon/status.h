@@ -15,6 +15,10 @@ struct status {
     uint64_t lookup_tokens_asked, lookup_tokens_hit;
     uint64_t tile_stored_bytes, tile_numbers, tail_bytes, tiles_evicted;
     uint64_t errors;
+    uint64_t streams_green, streams_yellow, streams_red; /* of sequences in the monitor's map */
+    uint64_t yellow_entries, red_entries, resets, all_clears;
+    uint64_t monitor_tiles_dropped, monitor_untracked; /* process, as cpu_ns */
+    uint64_t monitor_cpu_ns;
     uint32_t jobs_queued, jobs_running, n_workers;
     char kernels[64];
 };

@@ -184,6 +184,8 @@ int pool_loop_start(struct pool *pool, struct pool_loop *loop, bool admitted)
     assert(loop->n > 0);
     if (n_lanes > loop->n)
         n_lanes = loop->n;
+    if (loop->max_lanes && n_lanes > loop->max_lanes)
+        n_lanes = loop->max_lanes;
     loop->pool = pool;
     loop->next = 0;
     loop->stop = false;

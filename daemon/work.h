@@ -49,6 +49,7 @@ struct pool_loop {
     uint32_t n; /* turns, ≥ 1 */
     /* false: begin no further turn */
     bool (*turn)(struct pool_loop *loop, uint32_t i, uint32_t worker);
+    uint32_t max_lanes; /* 1: the turns come one after the other; 0: as many as there may be */
     /* on the worker that finished last; may free the loop */
     void (*end)(struct pool_loop *loop, uint32_t worker);
     /* the pool's: */

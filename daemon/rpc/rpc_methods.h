@@ -53,6 +53,10 @@ void rpc_watch(struct rpc_call *call, const void *message);
 void rpc_watch_pump(struct rpc_call *call);
 void rpc_watch_over(struct rpc_call *call);
 void rpc_status(struct rpc_call *call, const void *message);
+void rpc_risk(struct rpc_call *call, const void *message);
+void rpc_risk_deinit(void *state);
+void rpc_report(struct rpc_call *call, const void *message);
+void rpc_reset(struct rpc_call *call, const void *message);
 
 /* grpc.health.v1.Health */
 void rpc_health_check(struct rpc_call *call, const void *message);

@@ -34,6 +34,9 @@ union what {
     Deltapq__V1__SequenceForked sequence_forked;
     Deltapq__V1__SequenceTrimmed sequence_trimmed;
     Deltapq__V1__ProfileRemoved profile_removed;
+    Deltapq__V1__ZoneChanged zone_changed;
+    Deltapq__V1__StreamReset stream_reset;
+    Deltapq__V1__AllCleared all_cleared;
 };
 
 static ProtobufCBinaryData digest(const struct event *event)
@@ -47,6 +50,29 @@ static ProtobufCBinaryData digest(const struct event *event)
          (Deltapq__V1__##type){ PROTOBUF_C_MESSAGE_INIT(&deltapq__v1__##member##__descriptor), \
                                 __VA_ARGS__ }, \
      message->member = &what->member)
+
+/* How streams are: 0; 1 of another sort. */
+static int fill_risk(Deltapq__V1__Event *message, union what *what, const struct event *event)
+{
+    const struct event_risk *risk = &event->risk;
+
+    switch (event->kind) {
+    case EVENT_ZONE_CHANGED:
+        SET(ZoneChanged, zone_changed, event->id, event->a, risk->layer, risk->kind, risk->head,
+            (Deltapq__V1__Zone)risk->from, (Deltapq__V1__Zone)risk->to,
+            (Deltapq__V1__RiskCause)risk->cause, risk->mu);
+        return 0;
+    case EVENT_STREAM_RESET:
+        SET(StreamReset, stream_reset, event->id, event->a, risk->layer, risk->kind, risk->head,
+            event->b != 0);
+        return 0;
+    case EVENT_ALL_CLEARED:
+        SET(AllCleared, all_cleared, event->id, event->a);
+        return 0;
+    default:
+        return 1;
+    }
+}
 
 static void fill_what(Deltapq__V1__Event *message, union what *what, const struct event *event)
 {
@@ -92,7 +118,8 @@ static void fill_what(Deltapq__V1__Event *message, union what *what, const struc
         SET(ProfileRemoved, profile_removed, digest(event), (char *)event->text);
         break;
     default:
-        message->what_case = DELTAPQ__V1__EVENT__WHAT__NOT_SET;
+        if (fill_risk(message, what, event))
+            message->what_case = DELTAPQ__V1__EVENT__WHAT__NOT_SET;
     }
 }
 

@@ -130,6 +130,7 @@ static inline int fixture_setup(void **state)
     f->config.ticket_seconds = 10;
     f->config.calibration_max_bytes = 8 << 20;
     f->config.calibration_park_seconds = 600;
+    f->config.monitor_bytes = 4 << 20;
     f->config.n_tenants = 2;
     for (int i = 0; i < 2; i++) {
         struct config_tenant *t = &f->config.tenants[i];

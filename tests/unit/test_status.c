@@ -11,7 +11,22 @@
 #include <string.h>
 
 #include "daemon/http.h"
+#include "daemon/session_risk.h"
 #include "daemon/status.h"
+
+void session_risk(struct session *session, struct session_risk *op)
+{
+    (void)session;
+    op->n_kv_heads = 1;
+    op->n_cells = op->tenant ? 0 : 4; /* two layers */
+    op->cells = calloc(4, sizeof(op->cells[0]));
+    op->cells[2] = (struct monitor_cell){ .mu = 1.25f, .zone = RISK_RED };
+}
+
+const char *session_zone_name(uint32_t zone)
+{
+    return zone == RISK_RED ? "red" : "green";
+}
 
 /* Stands for the session: every number another one, so that none can be taken for another. */
 void session_status(struct session *session, uint32_t tenant, struct status *ret_status)
@@ -45,6 +60,16 @@ void session_status(struct session *session, uint32_t tenant, struct status *ret
         .tail_bytes = base + 15,
         .tiles_evicted = base + 16,
         .errors = UINT64_MAX,
+        .streams_green = base + 50,
+        .streams_yellow = base + 51,
+        .streams_red = base + 52,
+        .yellow_entries = base + 53,
+        .red_entries = base + 54,
+        .resets = base + 55,
+        .all_clears = base + 56,
+        .monitor_tiles_dropped = 57,
+        .monitor_untracked = 58,
+        .monitor_cpu_ns = 1500000000,
         .jobs_queued = 17,
         .jobs_running = 18,
         .n_workers = 19,
@@ -91,17 +116,23 @@ static void test_json(void **state)
     assert_has(page, "{\"daemon_version\":\"9.8\\\"7\",\"state\":\"ready\","
                      "\"incarnation\":\"fedcba9876543210\",\"uptime_seconds\":12.500,"
                      "\"kernels\":\"c avx2\",\"n_workers\":19,\"jobs_queued\":17,"
-                     "\"jobs_running\":18,\"n_profiles\":1007,\"n_tenants\":2,");
+                     "\"jobs_running\":18,\"monitor_tiles_dropped\":57,\"monitor_untracked\":58,"
+                     "\"monitor_cpu_seconds\":1.500000,\"n_profiles\":1007,\"n_tenants\":2,");
     assert_has(page, "\"total\":{\"arena_bytes\":1001,\"arena_used_bytes\":1002,\"n_tiles\":1003,"
                      "\"n_sequences\":1004,\"n_clients\":1005,\"staging_bytes\":1006,"
                      "\"tokens_appended\":1008,\"tokens_read\":1009,\"tokens_shared\":1010,"
                      "\"lookup_tokens_asked\":1011,\"lookup_tokens_hit\":1012,"
                      "\"tile_stored_bytes\":1013,\"tile_numbers\":1014,\"tail_bytes\":1015,"
-                     "\"tiles_evicted\":1016,\"errors\":18446744073709551615,");
+                     "\"tiles_evicted\":1016,\"errors\":18446744073709551615,"
+                     "\"streams_green\":1050,\"streams_yellow\":1051,\"streams_red\":1052,"
+                     "\"yellow_entries\":1053,\"red_entries\":1054,\"resets\":1055,"
+                     "\"all_clears\":1056,");
+    assert_has(page, ",\"heat\":[{\"k\":[[\"green\",0.000]],\"v\":[[\"green\",0.000]]},"
+                     "{\"k\":[[\"red\",1.250]],\"v\":[[\"green\",0.000]]}]},{");
     assert_has(page, "\"tenants\":[{\"tenant\":\"a\",\"epoch\":\"8000000000000001\","
                      "\"arena_bytes\":101,");
     assert_has(page, "},{\"tenant\":\"b\",");
-    assert_has(page, "}]}\n");
+    assert_has(page, ",\"heat\":[]}]}\n");
     free(page);
     page = write_page(http_write_status, HTTP_STOPPING);
     assert_has(page, "\"state\":\"stopping\"");
@@ -138,6 +169,16 @@ static void test_metrics(void **state)
         "tail_bytes{tenant=\"b\"} 215",
         "tiles_evicted_total{tenant=\"b\"} 216",
         "request_errors_total{tenant=\"b\"} 18446744073709551615",
+        "streams_green{tenant=\"b\"} 250",
+        "streams_yellow{tenant=\"b\"} 251",
+        "streams_red{tenant=\"b\"} 252",
+        "yellow_entries_total{tenant=\"b\"} 253",
+        "red_entries_total{tenant=\"b\"} 254",
+        "stream_resets_total{tenant=\"b\"} 255",
+        "all_clears_total{tenant=\"b\"} 256",
+        "monitor_tiles_dropped_total 57",
+        "monitor_untracked_total 58",
+        "monitor_cpu_seconds_total 1.5",
     };
     char *page = write_page(http_write_metrics, HTTP_STARTING), line[256];
 

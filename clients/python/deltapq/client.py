@@ -26,6 +26,11 @@ BULK_OPTIONS = [("grpc.max_receive_message_length", 4 << 20), ("grpc.http2.looka
 WATCH_OPTIONS = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16384)]
 
 
+def stream_choice(layer: int | None, kind: int | None, head: int | None) -> monitor.StreamChoice:
+    return monitor.StreamChoice(one_layer=layer is not None, layer=layer or 0, one_kind=kind is not None,
+                                kind=kind or 0, one_head=head is not None, head=head or 0)
+
+
 @dataclasses.dataclass
 class Sequence:
     """A sequence as this client knows it. Any client of the tenant may use its id."""
@@ -496,6 +501,26 @@ class Client:
 
     def status(self) -> monitor.Status:
         return self._call(self._monitor.GetStatus, monitor.GetStatusRequest())
+
+    def get_risk(self, *, profile_id: bytes = b"", sequence: Sequence | None = None) -> monitor.Risk:
+        """The worst zone and level of risk of each stream: of one sequence, or of all with a profile
+        (the one that was heard of last, if none is named)."""
+        return self._call(self._monitor.GetRisk, monitor.GetRiskRequest(
+            profile_id=profile_id, sequence_id=sequence.id if sequence else 0))
+
+    def report(self, sequence: Sequence, error_ratio: float, *, layer: int | None = None,
+               kind: int | None = None, head: int | None = None) -> int:
+        """An output error that was measured, over what is tolerable; see risk.AttentionProbe. Returns
+        the first token that is coded with it in mind."""
+        return self._call(self._monitor.Report, monitor.ReportRequest(
+            sequence_id=sequence.id, error_ratio=error_ratio,
+            streams=stream_choice(layer, kind, head))).first_token
+
+    def reset(self, sequence: Sequence, *, layer: int | None = None, kind: int | None = None,
+              head: int | None = None) -> int:
+        """Have the next tile coded without a reference. Returns its first token."""
+        return self._call(self._monitor.Reset, monitor.ResetRequest(
+            sequence_id=sequence.id, streams=stream_choice(layer, kind, head))).first_token
 
     def watch(self, *, after_seq: int = 0, incarnation: int = 0, from_now: bool = False,
               queue: int = 0) -> "Watcher":

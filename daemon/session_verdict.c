@@ -1,0 +1,297 @@
+/*
+ * Verdicts on streams, between lib/codec and lib/risk, which do not know each other
+ *
+ * In depth, whatever is predicted from a stream in Red does without: its reference has the errors
+ * of a stream that went wrong. Its own zone stays what its own loop says, so that one bad layer
+ * costs the next one its gain, and those above nothing.
+ */
+#include "daemon/session_verdict.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/base/error.h"
+#include "lib/risk/risk_audit.h"
+
+enum { VERDICT_VERSION = 1 };
+
+/* D_tol over the held-out error, at least: a stationary stream is at half its tolerance. */
+static const double TOLERANCE = 2;
+
+_Static_assert((int)TILE_TOKEN_CODED == RISK_TOKEN_CODED && (int)TILE_TOKEN_KEY == RISK_TOKEN_KEY &&
+                   (int)TILE_TOKEN_ESCAPED == RISK_TOKEN_ESCAPED &&
+                   (int)TILE_TOKEN_SINK == RISK_TOKEN_SINK,
+               "one is given to the other");
+_Static_assert((int)TILE_VERDICT_REFERENCE == RISK_MODE_REFERENCE &&
+                   (int)TILE_VERDICT_BETTER == RISK_MODE_BETTER &&
+                   (int)TILE_VERDICT_INTRA == RISK_MODE_INTRA &&
+                   (int)TILE_VERDICT_RAW == RISK_MODE_RAW,
+               "likewise");
+
+struct verdict_stream {
+    struct risk_calibration calibration;
+    bool is_watched;
+    uint8_t reference; /* enum risk_reference */
+};
+
+struct verdict_book {
+    uint32_t n_streams, n_kv_heads;
+    struct risk_rules rules;
+    struct verdict_stream streams[];
+};
+
+/* In a tile's verdict bytes, followed by RISK_MONITOR_BYTES a stream. */
+struct verdict_header {
+    uint16_t version;
+    uint16_t monitor_bytes;
+    uint32_t n_streams;
+};
+
+/* --- a profile -------------------------------------------------------------------------------- */
+
+static uint32_t read_rows(struct verdict_book *book, const struct risk_audit_row *rows,
+                          uint32_t head_dim)
+{
+    uint32_t n_watched = 0;
+
+    for (uint32_t i = 0; i < book->n_streams; i++) {
+        struct verdict_stream *s = &book->streams[i];
+
+        s->reference = rows[i].reference;
+        s->is_watched = risk_audit_calibration(&rows[i], rows[i].reference, head_dim, TOLERANCE,
+                                               &s->calibration);
+        n_watched += s->is_watched;
+    }
+    return n_watched;
+}
+
+int verdict_book_new(const struct dpq_profile *profile, struct verdict_book **ret_book)
+{
+    const struct dpq_geometry *g = dpq_profile_geometry(profile);
+    uint32_t n = g->n_layers * 2 * g->n_kv_heads;
+    struct verdict_book *book;
+    struct risk_audit_row *rows;
+    size_t n_bytes, n_rows;
+    const void *bytes = dpq_profile_audit(profile, &n_bytes);
+
+    *ret_book = NULL;
+    if (!bytes)
+        return 0;
+    book = calloc(1, sizeof(*book) + n * sizeof(book->streams[0]));
+    rows = calloc(n, sizeof(*rows));
+    if (!book || !rows) {
+        free(book);
+        free(rows);
+        return error_origin(-ENOMEM);
+    }
+    book->n_streams = n;
+    book->n_kv_heads = g->n_kv_heads;
+    book->rules = RISK_RULES;
+    if (risk_audit_parse(bytes, n_bytes, n, rows, &n_rows) || n_rows != n ||
+        !read_rows(book, rows, g->head_dim))
+        book = verdict_book_free(book);
+    free(rows);
+    *ret_book = book;
+    return 0;
+}
+
+struct verdict_book *verdict_book_free(struct verdict_book *book)
+{
+    free(book);
+    return NULL;
+}
+
+uint32_t verdict_book_n_streams(const struct verdict_book *book)
+{
+    return book->n_streams;
+}
+
+uint32_t verdict_bytes(const struct verdict_book *book)
+{
+    return (uint32_t)sizeof(struct verdict_header) + book->n_streams * RISK_MONITOR_BYTES;
+}
+
+/* --- a tile's bytes --------------------------------------------------------------------------- */
+
+/* The monitors' bytes in a base object, NULL if there are none of this book's. */
+static const uint8_t *monitor_bytes(const struct verdict_book *book, const void *base,
+                                    size_t n_base)
+{
+    struct verdict_header header;
+    size_t at, n;
+
+    if (!base || tile_find_verdict(base, n_base, &at, &n) || n != verdict_bytes(book))
+        return NULL;
+    memcpy(&header, (const uint8_t *)base + at, sizeof(header));
+    if (header.version != VERDICT_VERSION || header.monitor_bytes != RISK_MONITOR_BYTES ||
+        header.n_streams != book->n_streams)
+        return NULL;
+    return (const uint8_t *)base + at + sizeof(header);
+}
+
+static void read_monitors(struct verdict_desk *desk, const void *base, size_t n_base)
+{
+    const struct verdict_book *book = desk->book;
+    const uint8_t *bytes = monitor_bytes(book, base, n_base);
+    uint8_t copy[RISK_MONITOR_BYTES];
+
+    for (uint32_t i = 0; i < book->n_streams; i++) {
+        risk_monitor_init(&desk->monitors[i], &book->streams[i].calibration);
+        if (!bytes || !book->streams[i].is_watched)
+            continue;
+        memcpy(copy, bytes + i * sizeof(copy), sizeof(copy));
+        (void)!risk_monitor_unpack(copy, &desk->monitors[i]);
+    }
+}
+
+void verdict_zones(const struct verdict_book *book, const void *base, size_t n_base,
+                   uint8_t *ret_zones)
+{
+    const uint8_t *bytes = monitor_bytes(book, base, n_base);
+    uint8_t copy[RISK_MONITOR_BYTES];
+    struct risk_monitor monitor;
+
+    memset(ret_zones, RISK_GREEN, book->n_streams);
+    for (uint32_t i = 0; bytes && i < book->n_streams; i++) {
+        memcpy(copy, bytes + i * sizeof(copy), sizeof(copy));
+        if (book->streams[i].is_watched && !risk_monitor_unpack(copy, &monitor))
+            ret_zones[i] = monitor.zone.zone;
+    }
+}
+
+/* --- verdicts --------------------------------------------------------------------------------- */
+
+/* Streams [first, end) of a head's row, of those that stream i is predicted from: is one in Red? */
+static bool any_red(const struct verdict_desk *desk, uint32_t row, uint32_t head, bool all_heads)
+{
+    uint32_t n = desk->book->n_kv_heads;
+
+    for (uint32_t k = all_heads ? 0 : head; k < (all_heads ? n : head + 1); k++)
+        if (desk->monitors[row * n + k].zone.zone == RISK_RED)
+            return true;
+    return false;
+}
+
+/* In depth: K and V of the layer below, and for V, K of its own layer. */
+static bool has_red_reference(const struct verdict_desk *desk, uint32_t i)
+{
+    uint32_t reference = desk->book->streams[i].reference, n = desk->book->n_kv_heads;
+    uint32_t row = i / n, head = i % n, kind = row % 2;
+    bool all = reference == RISK_REFERENCE_DEPTH;
+
+    if (reference != RISK_REFERENCE_DEPTH && reference != RISK_REFERENCE_DEPTH_HEAD)
+        return false;
+    if (kind == DPQ_V && any_red(desk, row - 1, head, all))
+        return true;
+    row -= kind;
+    return row >= 2 && (any_red(desk, row - 2, head, all) || any_red(desk, row - 1, head, all));
+}
+
+static uint8_t log2_of(uint32_t n)
+{
+    return n ? (uint8_t)__builtin_ctz(n) : 0;
+}
+
+static struct tile_verdict decide(const struct verdict_desk *desk, uint32_t i)
+{
+    const struct verdict_stream *s = &desk->book->streams[i];
+    const struct risk_zone *zone = &desk->monitors[i].zone;
+    struct tile_verdict verdict = { 0 };
+    uint32_t as = zone->zone;
+    struct risk_action action;
+
+    if (has_red_reference(desk, i))
+        as = RISK_RED;
+    else if (!s->is_watched)
+        return verdict;
+    action = risk_zone_action(s->reference, as, false);
+    if (as != RISK_GREEN) {
+        verdict.mode = action.mode == RISK_MODE_INTRA && s->reference == RISK_REFERENCE_NONE
+                           ? TILE_VERDICT_REFERENCE
+                           : action.mode;
+        /* raw rows need no plane beside them */
+        verdict.keeps_fine = action.fine && action.mode != RISK_MODE_RAW;
+        verdict.group_log2 = log2_of(action.group);
+    }
+    if (zone->reset && verdict.mode < TILE_VERDICT_INTRA && s->reference != RISK_REFERENCE_NONE)
+        verdict.mode = TILE_VERDICT_INTRA;
+    return verdict;
+}
+
+/* --- a tile under way ------------------------------------------------------------------------- */
+
+void verdict_desk_deinit(struct verdict_desk *desk)
+{
+    free(desk->monitors);
+    free(desk->verdicts);
+    free(desk->before);
+    *desk = (struct verdict_desk){ 0 };
+}
+
+static int reserve(struct verdict_desk *desk, uint32_t n)
+{
+    if (n <= desk->n_capacity)
+        return 0;
+    verdict_desk_deinit(desk);
+    desk->monitors = calloc(n, sizeof(*desk->monitors));
+    desk->verdicts = calloc(n, sizeof(*desk->verdicts));
+    desk->before = calloc(n, sizeof(*desk->before));
+    if (!desk->monitors || !desk->verdicts || !desk->before)
+        return error_origin(-ENOMEM);
+    desk->n_capacity = n;
+    return 0;
+}
+
+static void measured(void *user, uint32_t i, const struct tile_energies *energies)
+{
+    struct verdict_desk *desk = user;
+    const struct verdict_stream *s = &desk->book->streams[i];
+
+    if (!s->is_watched) {
+        desk->courses[i] = (struct risk_course){ 0 };
+        return;
+    }
+    risk_tile_step(&desk->monitors[i], &desk->book->rules, &s->calibration, energies->x2,
+                   energies->d2, energies->e2, energies->part, desk->before[i], &desk->courses[i]);
+}
+
+int verdict_begin(struct verdict_desk *desk, const struct verdict_book *book, const void *base,
+                  size_t n_base, const struct risk_input *inputs, struct risk_course *courses,
+                  struct tile_watch *ret_watch)
+{
+    int r = reserve(desk, book->n_streams);
+
+    if (r)
+        return error_fold(r);
+    desk->book = book;
+    desk->courses = courses;
+    read_monitors(desk, base, n_base);
+    for (uint32_t i = 0; i < book->n_streams; i++) {
+        desk->before[i] = desk->monitors[i].zone.zone;
+        if (inputs && book->streams[i].is_watched)
+            risk_input_apply(&inputs[i], &desk->monitors[i]);
+    }
+    for (uint32_t i = 0; i < book->n_streams; i++)
+        desk->verdicts[i] = decide(desk, i);
+    *ret_watch = (struct tile_watch){ .verdicts = desk->verdicts,
+                                      .user = desk,
+                                      .measured = measured,
+                                      .n_verdict_bytes = verdict_bytes(book) };
+    return 0;
+}
+
+void verdict_end(struct verdict_desk *desk, uint8_t *base, size_t n_base)
+{
+    const struct verdict_book *book = desk->book;
+    struct verdict_header header = { VERDICT_VERSION, RISK_MONITOR_BYTES, book->n_streams };
+    size_t at = 0, n = 0;
+
+    assert(!tile_find_verdict(base, n_base, &at, &n) && n == verdict_bytes(book));
+    memcpy(base + at, &header, sizeof(header));
+    for (uint32_t i = 0; i < book->n_streams; i++)
+        if (book->streams[i].is_watched)
+            risk_monitor_pack(&desk->monitors[i],
+                              base + at + sizeof(header) + i * RISK_MONITOR_BYTES);
+}

@@ -1,0 +1,91 @@
+"""Monitor.GetRisk, Report, Reset and zone events: what a stream's errors did, and what was done."""
+
+import numpy as np
+import pytest
+from rpc import append_request, calibrate_requests, random_numbers, refused
+
+N_TOKENS = 1024
+
+
+@pytest.fixture(scope="module")
+def watched_id(api, stubs):
+    """A profile with an audit, of numbers like random_numbers()."""
+    return stubs.profiles.Calibrate(calibrate_requests(
+        api, [random_numbers(1024, s) for s in (1, 2)], label="watched")).profile_id
+
+
+def create(api, stubs, profile_id, **fields):
+    return stubs.kv.CreateSequence(
+        api.CreateSequenceRequest(profile_id=profile_id, **fields)).sequence_id
+
+
+def tokens(numbers, first, end):
+    return np.ascontiguousarray(numbers[..., first:end, :])
+
+
+def gone_wrong(first, end):
+    """Numbers of which K of layer 1, head 0 is 30 times as large from one token to another."""
+    numbers = random_numbers(N_TOKENS, 7).copy()
+    numbers[1, 0, 0, first:end] *= np.linspace(1, 30, numbers.shape[4], dtype=np.float32)
+    return numbers
+
+
+def test_zone_events_and_map(api, stubs, watched_id):
+    call = stubs.monitor.Watch(api.WatchRequest(from_now=True), timeout=60)
+    call.initial_metadata()
+    sequence = create(api, stubs, watched_id)
+    stubs.kv.Append(append_request(api, sequence, 0, tokens(gone_wrong(256, N_TOKENS), 0, 640)))
+    changes = []
+    while not changes or changes[-1].to != 2:
+        event = next(call)
+        if event.HasField("zone_changed"):
+            changes.append(event.zone_changed)
+    call.cancel()
+    red = changes[-1]
+    assert (red.sequence_id, red.layer, red.kind, red.head) == (sequence, 1, 0, 0)
+    assert 256 <= red.first_token < 256 + 64 and red.mu >= 1
+    risk = stubs.monitor.GetRisk(api.GetRiskRequest(sequence_id=sequence))
+    assert risk.n_sequences == 1 and len(risk.streams) == risk.n_layers * 2 * risk.n_kv_heads
+    zones = [cell.zone for cell in risk.streams]
+    bad = 2 * risk.n_kv_heads
+    assert zones[bad] == 2 and risk.red >= 1 and risk.red_entries >= 1
+    assert risk.streams[bad].sequence_id == sequence and risk.streams[bad].first_token == 512
+    stubs.kv.Release(api.ReleaseRequest(sequence_id=sequence, discard=True))
+    assert not stubs.monitor.GetRisk(api.GetRiskRequest(sequence_id=sequence)).streams
+
+
+def test_report_and_reset(api, stubs, watched_id):
+    sequence = create(api, stubs, watched_id)
+    numbers = random_numbers(N_TOKENS, 8)
+    stubs.kv.Append(append_request(api, sequence, 0, tokens(numbers, 0, 200)))
+    reply = stubs.monitor.Report(api.ReportRequest(
+        sequence_id=sequence, error_ratio=3,
+        streams=api.StreamChoice(one_layer=True, one_kind=True, kind=1, one_head=True)))
+    assert reply.first_token == 128
+    call = stubs.monitor.Watch(api.WatchRequest(from_now=True), timeout=60)
+    call.initial_metadata()
+    stubs.kv.Append(append_request(api, sequence, 200, tokens(numbers, 200, 256)))
+    event = next(e for e in call if e.HasField("zone_changed"))
+    change = event.zone_changed
+    assert (change.first_token, change.layer, change.kind, change.head) == (128, 0, 1, 0)
+    assert change.to == 2 and change.cause == 8
+    assert stubs.monitor.Reset(api.ResetRequest(sequence_id=sequence)).first_token == 256
+    stubs.kv.Append(append_request(api, sequence, 256, tokens(numbers, 256, 384)))
+    reset = next(e.stream_reset for e in call if e.HasField("stream_reset") and e.stream_reset.all_streams)
+    assert (reset.sequence_id, reset.first_token) == (sequence, 256)
+    call.cancel()
+
+
+def test_refusals(api, stubs, watched_id):
+    sequence = create(api, stubs, watched_id)
+    report, reset = stubs.monitor.Report, stubs.monitor.Reset
+    refused(api, "NOT_FOUND", "SEQUENCE", report, api.ReportRequest(sequence_id=1, error_ratio=1))
+    refused(api, "INVALID_ARGUMENT", "RATIO", report,
+            api.ReportRequest(sequence_id=sequence, error_ratio=float("nan")))
+    refused(api, "OUT_OF_RANGE", "STREAM", report,
+            api.ReportRequest(sequence_id=sequence, error_ratio=1,
+                              streams=api.StreamChoice(one_layer=True, layer=2**32 - 1)))
+    refused(api, "OUT_OF_RANGE", "STREAM", reset, api.ResetRequest(
+        sequence_id=sequence, streams=api.StreamChoice(one_kind=True, kind=2)))
+    refused(api, "NOT_FOUND", "SEQUENCE", reset, api.ResetRequest(sequence_id=1))
+    refused(api, "INVALID_ARGUMENT", "PROFILE", stubs.monitor.GetRisk, api.GetRiskRequest(profile_id=b"x"))
