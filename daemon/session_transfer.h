@@ -25,8 +25,8 @@ struct session_export_open {
     struct session_error error;
     uint64_t ret_n_tokens;
 };
-/** session_export_open() - hold what is to be exported, until session_export_close(); ExportRequest
- *  in kv_cache.proto has the reasons. Return: 0; 1 with op->error */
+/** session_export_open() - hold what is to be exported, until session_export_close()
+ *  A worker: token ids are copied. Return: 0; 1 with op->error */
 int session_export_open(struct session *session, struct session_export_open *op,
                         struct session_export **ret_export);
 

@@ -1,5 +1,9 @@
-/* KvCache.Export: one piece at a time, no faster than the client takes them */
-#include <stdlib.h>
+/*
+ * KvCache.Export: one piece at a time, no faster than the client takes them
+ *
+ *     opened (a job: token ids are copied) -> a piece is made (a job) -> sent -> the next … -> OK
+ */
+#include <stddef.h>
 
 #include "daemon/rpc/rpc_check.h"
 #include "daemon/rpc/rpc_message.h"
@@ -10,11 +14,14 @@
 
 enum { DATA = 1 }; /* the field's number in ExportReply */
 
+enum { RETRY_MS = 200 };
+
 struct export_state {
     struct session_piece piece; /* first, see rpc_export_done() */
+    struct job job;
     struct rpc_call *call;
+    struct session_export_open open;
     struct session_export *export;
-    uint64_t n_tokens;
 };
 
 void rpc_export_deinit(void *argument)
@@ -31,7 +38,7 @@ static void rpc_export_done(struct session_piece *piece)
     Deltapq__V1__ExportReply reply = DELTAPQ__V1__EXPORT_REPLY__INIT;
 
     reply.total_bytes = piece->total_bytes;
-    reply.n_tokens = state->n_tokens;
+    reply.n_tokens = state->open.ret_n_tokens;
     if (piece->error.code == SESSION_OK)
         rpc_call_send_buffer(
             call, rpc_message_pack_with(&reply.base, DATA, piece->bytes, piece->n_bytes));
@@ -51,30 +58,56 @@ void rpc_export_sent(struct rpc_call *call)
     rpc_call_unref(call);
 }
 
+static void open(struct job *job, uint32_t worker)
+{
+    struct export_state *state =
+        (struct export_state *)(void *)((char *)job - offsetof(struct export_state, job));
+    struct rpc_call *call = state->call;
+
+    (void)worker;
+    if (session_export_open(call->server->options.session, &state->open, &state->export))
+        rpc_call_fail(call, &state->open.error);
+    else
+        rpc_export_sent(call);
+    rpc_call_unref(call);
+}
+
+static int fill(struct export_state *state, const Deltapq__V1__ExportRequest *request)
+{
+    struct session_export_open *op = &state->open;
+
+    op->tenant = state->call->tenant;
+    op->sequence_id = request->sequence_id;
+    op->n_tokens = request->n_tokens;
+    if (request->rest) {
+        op->is_rest = true;
+        op->sequence_crc32c = request->rest->sequence_crc32c;
+        op->first_index = request->rest->first_index;
+    }
+    return rpc_check_text(request->adapter, "adapter", op->adapter, sizeof(op->adapter),
+                          &op->error) ||
+           rpc_check_text(request->salt, "salt", op->salt, sizeof(op->salt), &op->error);
+}
+
 void rpc_export(struct rpc_call *call, const void *message)
 {
-    const Deltapq__V1__ExportRequest *request = message;
     struct export_state *state = rpc_call_state(call, sizeof(*state));
-    struct session_export_open open = { .tenant = call->tenant,
-                                        .sequence_id = request->sequence_id,
-                                        .n_tokens = request->n_tokens };
 
     if (!state)
         return;
-    if (request->rest) {
-        open.is_rest = true;
-        open.sequence_crc32c = request->rest->sequence_crc32c;
-        open.first_index = request->rest->first_index;
-    }
     state->call = call;
     state->piece.done = rpc_export_done;
-    if (rpc_check_text(request->adapter, "adapter", open.adapter, sizeof(open.adapter),
-                       &open.error) ||
-        rpc_check_text(request->salt, "salt", open.salt, sizeof(open.salt), &open.error) ||
-        session_export_open(call->server->options.session, &open, &state->export)) {
-        rpc_call_fail(call, &open.error);
+    if (fill(state, message)) {
+        rpc_call_fail(call, &state->open.error);
         return;
     }
-    state->n_tokens = open.ret_n_tokens;
-    rpc_export_sent(call);
+    state->job.run = open;
+    rpc_call_ref(call);
+    if (!pool_submit(call->server->options.pool, &state->job))
+        return;
+    session_error_set(&state->open.error, SESSION_RESOURCE_EXHAUSTED, "QUEUE",
+                      "the workers' queue is full");
+    state->open.error.retry_ms = RETRY_MS;
+    rpc_call_fail(call, &state->open.error);
+    rpc_call_unref(call);
 }
