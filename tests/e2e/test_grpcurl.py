@@ -20,6 +20,10 @@ METHODS = {  # a request, and what its answer shows; "!" before a reason: the ca
     "deltapq.v1.KvCache/Read": ({"sequenceId": "SEQUENCE", "nTokens": 1, "tensor": {
         "dtype": "F16", "strideLayer": 256, "strideKind": 128, "strideHead": 64,
         "strideToken": 512}}, "inlineData"),
+    "deltapq.v1.KvCache/AppendStream": ({"sequenceId": "7", "nTokens": 1}, "!TENSOR"),
+    "deltapq.v1.KvCache/ReadStream": ({"sequenceId": "SEQUENCE", "nTokens": 1, "dtype": "F16"}, "inlineData"),
+    "deltapq.v1.KvCache/Export": ({"sequenceId": "SEQUENCE"}, "!EXPORT_IDS"),
+    "deltapq.v1.KvCache/Import": ({"data": "AAAA"}, "!IMPORT_"),
     "deltapq.v1.KvCache/Lookup": ({"profileId": "PROFILE", "tokenIds": [1, 2]}, "epoch"),
     "deltapq.v1.KvCache/Fork": ({"sequenceId": "SEQUENCE"}, "nTokens"),
     "deltapq.v1.KvCache/Trim": ({"sequenceId": "SEQUENCE", "nTokens": 1}, "nTokens"),
