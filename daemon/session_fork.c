@@ -9,6 +9,9 @@
  * ids their keys were made with. The record is the moment at which the fork is there, also for a
  * process that finds the arena; its tail, if it is found alone, is freed. From then on the two know
  * nothing of each other: what either appends, trims or releases the other does not notice.
+ *
+ * Who gives a fork a number of his own may ask again when he did not hear the answer: the number
+ * decides the fork's id, so that it is found, also by a daemon that was started meanwhile.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -23,6 +26,7 @@
 struct forking {
     struct errand errand;
     struct session_fork *op;
+    uint64_t id; /* 0: a new one */
 };
 
 /* What keys of its tiles are made with, as its record is to say it: the origin is implied only in
@@ -67,7 +71,8 @@ static int copy_arrays(const struct sequence *origin, const struct cut *cut, str
 }
 
 /* Memory alone, and references. It has its ids, too. */
-static int make(struct sequence *origin, const struct cut *cut, struct sequence **ret_fork)
+static int make(struct sequence *origin, const struct cut *cut, uint64_t id,
+                struct sequence **ret_fork)
 {
     struct session *session = origin->tenant->session;
     struct sequence *fork = calloc(1, sizeof(*fork));
@@ -89,7 +94,7 @@ static int make(struct sequence *origin, const struct cut *cut, struct sequence 
     memcpy(fork->scope, origin->scope, KEY_BYTES);
     session_lock(session);
     fork->profile = profile_ref(origin->profile);
-    fork->entry.id = sequence_new_id(session);
+    fork->entry.id = id ? id : sequence_new_id(session);
     fork->private_id = session_new_id(session);
     session_unlock(session);
     *ret_fork = fork;
@@ -120,6 +125,16 @@ static int commit(struct sequence *fork, const struct cut *cut, uint64_t now_ns)
     return sequence_write(fork, &all, now_ns);
 }
 
+/* locked */
+static void fill_reply(const struct sequence *fork, struct session_fork *op)
+{
+    op->fork_id = fork->entry.id;
+    op->n_total_tokens = fork->n_tokens;
+    op->n_tile_tokens = fork->n_tiles * DPQ_TILE_TOKENS;
+    op->n_lossy_tokens = sequence_n_lossy(fork);
+    op->generation = fork->generation;
+}
+
 /* Others find it from here on. 1: the errand's error says why not */
 static int publish(struct forking *forking, struct sequence *fork)
 {
@@ -136,11 +151,7 @@ static int publish(struct forking *forking, struct sequence *fork)
     r = sequence_add(session, fork, forking->errand.error);
     if (!r) {
         fork->tenant->tokens_shared += fork->n_tiles * DPQ_TILE_TOKENS;
-        op->fork_id = fork->entry.id;
-        op->n_total_tokens = fork->n_tokens;
-        op->n_tile_tokens = fork->n_tiles * DPQ_TILE_TOKENS;
-        op->n_lossy_tokens = sequence_n_lossy(fork);
-        op->generation = fork->generation;
+        fill_reply(fork, op);
     }
     session_unlock(session);
     if (!r)
@@ -155,7 +166,7 @@ static void branch_off(struct forking *forking, const struct cut *cut)
     struct sequence *fork = NULL;
     int r;
 
-    r = make(errand->sequence, cut, &fork);
+    r = make(errand->sequence, cut, forking->id, &fork);
     if (!r)
         r = commit(fork, cut, now_ns);
     if (r)
@@ -166,6 +177,36 @@ static void branch_off(struct forking *forking, const struct cut *cut)
         discard(errand->session, fork, now_ns);
 }
 
+/* Was it asked for before, by its number? Then it is the answer, as it is now. */
+static bool is_answered(struct forking *forking, uint32_t worker)
+{
+    struct errand *errand = &forking->errand;
+    struct session *session = errand->session;
+    struct session_fork *op = forking->op;
+    uint64_t origin_id = errand->sequence->entry.id;
+    const struct sequence *found;
+    int r;
+
+    if (!op->fork_key)
+        return false;
+    r = key_fork(session_key_maker(session, (int32_t)worker), origin_id, op->fork_key,
+                 &forking->id);
+    if (r) {
+        session_error_fault(errand->error, r, "Fork");
+        return true;
+    }
+    session_lock(session);
+    found = (const struct sequence *)id_table_find(&session->sequences, forking->id);
+    if (found && found->fork_origin == origin_id)
+        fill_reply(found, op);
+    else if (found)
+        session_error_set(errand->error, SESSION_ALREADY_EXISTS, "FORK_KEY",
+                          "fork_key %llu cannot be used: take another one",
+                          (unsigned long long)op->fork_key);
+    session_unlock(session);
+    return found != NULL;
+}
+
 static void fork_off(struct errand *errand, uint32_t worker)
 {
     struct forking *forking = (struct forking *)errand;
@@ -173,6 +214,8 @@ static void fork_off(struct errand *errand, uint32_t worker)
     uint64_t n_tokens = forking->op->n_tokens ? forking->op->n_tokens : origin->n_tokens;
     struct cut cut;
 
+    if (is_answered(forking, worker))
+        return;
     if (n_tokens > origin->n_tokens) {
         session_error_set(errand->error, SESSION_OUT_OF_RANGE, "TOKEN_RANGE",
                           "n_tokens %llu: the sequence has %llu", (unsigned long long)n_tokens,

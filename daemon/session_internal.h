@@ -307,6 +307,9 @@ int key_tile(struct key_maker *maker, const uint8_t scope[KEY_BYTES],
 /* of a tile that nobody can look up */
 int key_private(struct key_maker *maker, const uint8_t scope[KEY_BYTES], uint64_t sequence_id,
                 uint64_t tile_index, uint8_t ret_key[KEY_BYTES]) _must_check_;
+/* the id of a sequence's fork that its client has given a number, other than 0 */
+int key_fork(struct key_maker *maker, uint64_t origin_id, uint64_t fork_key,
+             uint64_t *ret_id) _must_check_;
 int secret_load(const char *state_dir,
                 uint8_t ret_secret[32]) _must_check_; /* 1: refused, logged */
 /* what an arena's header calls it: a hash, which tells nothing about it */

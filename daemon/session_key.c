@@ -35,6 +35,7 @@ enum key_tag {
     TAG_TOKEN_IDS = 9,
     TAG_SEQUENCE = 10,
     TAG_INDEX = 11,
+    TAG_FORK = 12,
 };
 
 struct key_field {
@@ -136,6 +137,25 @@ int key_private(struct key_maker *maker, const uint8_t scope[KEY_BYTES], uint64_
     put_le(id, sequence_id, sizeof(id));
     put_le(index, tile_index, sizeof(index));
     return make(maker, fields, ARRAY_SIZE(fields), ret_key);
+}
+
+int key_fork(struct key_maker *maker, uint64_t origin_id, uint64_t fork_key, uint64_t *ret_id)
+{
+    uint8_t origin[8], number[8], key[KEY_BYTES];
+    const struct key_field fields[] = {
+        { TAG_SEQUENCE, origin, sizeof(origin) },
+        { TAG_FORK, number, sizeof(number) },
+    };
+    int r;
+
+    put_le(origin, origin_id, sizeof(origin));
+    put_le(number, fork_key, sizeof(number));
+    r = make(maker, fields, ARRAY_SIZE(fields), key);
+    if (r)
+        return error_fold(r);
+    memcpy(ret_id, key, sizeof(*ret_id));
+    *ret_id += !*ret_id; /* 0 is no id */
+    return 0;
 }
 
 /* --- the secret ------------------------------------------------------------------------------- */

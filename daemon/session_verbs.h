@@ -6,7 +6,7 @@
  * As session.h says of all requests. They have the sequence's turn, after the appends that were
  * asked for before, and one commit each: that of a record. A process that is killed leaves the
  * sequences as they were before it or as they are after it. Errors beside those named there:
- * SEQUENCE, TOKEN_RANGE, TTL, ARENA_FULL, CORRUPT.
+ * SEQUENCE, TOKEN_RANGE, FORK_KEY, TTL, ARENA_FULL, CORRUPT.
  */
 
 #include "daemon/session.h"
@@ -15,6 +15,7 @@ struct session_fork {
     uint32_t tenant;
     uint64_t sequence_id;
     uint64_t n_tokens; /* of its first; 0: all there are */
+    uint64_t fork_key; /* not 0: asked again, it is answered with the fork that was made before */
     void (*done)(struct session_fork *op);
     /* ---- */
     struct session_error error;

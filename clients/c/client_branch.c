@@ -3,7 +3,7 @@
 #include "deltapq/v1/kv_cache.pb-c.h"
 
 int dpq_client_fork(struct dpq_client *client, uint64_t sequence_id, uint64_t n_tokens,
-                    uint64_t *ret_sequence_id, uint64_t *ret_n_tokens,
+                    uint64_t fork_key, uint64_t *ret_sequence_id, uint64_t *ret_n_tokens,
                     struct dpq_client_error *ret_error)
 {
     _cleanup_(client_message_freep) ProtobufCMessage *message = NULL;
@@ -13,6 +13,7 @@ int dpq_client_fork(struct dpq_client *client, uint64_t sequence_id, uint64_t n_
 
     request.sequence_id = sequence_id;
     request.n_tokens = n_tokens;
+    request.fork_key = fork_key;
     r = client_call(client, "/deltapq.v1.KvCache/Fork", &request.base,
                     &deltapq__v1__fork_reply__descriptor, &message, ret_error);
     if (r)

@@ -176,10 +176,11 @@ int dpq_client_release(struct dpq_client *client, uint64_t sequence_id, bool dis
 /**
  * dpq_client_fork() - a sequence that begins as another one is now; tiles are shared
  * @n_tokens:     of its first; 0: all there are
+ * @fork_key:     any number: asked again with it, the answer is the fork that was made; 0: none
  * @ret_n_tokens: how many it has; may be NULL
  */
 int dpq_client_fork(struct dpq_client *client, uint64_t sequence_id, uint64_t n_tokens,
-                    uint64_t *ret_sequence_id, uint64_t *ret_n_tokens,
+                    uint64_t fork_key, uint64_t *ret_sequence_id, uint64_t *ret_n_tokens,
                     struct dpq_client_error *ret_error);
 
 struct dpq_client_trimmed {

@@ -36,6 +36,7 @@ void rpc_fork(struct rpc_call *call, const void *message)
     state->op.tenant = call->tenant;
     state->op.sequence_id = request->sequence_id;
     state->op.n_tokens = request->n_tokens;
+    state->op.fork_key = request->fork_key;
     state->op.done = rpc_fork_done;
     state->call = rpc_call_ref(call);
     session_fork(call->server->options.session, &state->op);

@@ -37,9 +37,9 @@ def same(a, b):
     return a.tobytes() == numpy.ascontiguousarray(b).tobytes()
 
 
-def fork(api, stubs, sequence, n_tokens=0):
-    return stubs.kv.Fork(api.ForkRequest(sequence_id=sequence, n_tokens=n_tokens), timeout=60,
-                         wait_for_ready=True)
+def fork(api, stubs, sequence, n_tokens=0, fork_key=0):
+    return stubs.kv.Fork(api.ForkRequest(sequence_id=sequence, n_tokens=n_tokens, fork_key=fork_key),
+                         timeout=60, wait_for_ready=True)
 
 
 def trim(api, stubs, sequence, n_tokens):
@@ -245,6 +245,7 @@ class Branches:
         self.api, self.daemon, self.profile_id = api, daemon, profile_id
         self.rng, self.done, self.wrong = random.Random(seed), threading.Event(), []
         self.known = {}  # sequence: (numbers, generation)
+        self.deleted = set()  # heard or not
         self.n_checked = self.n_broken = 0
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
@@ -314,7 +315,9 @@ class Branches:
         if not self.known:
             sequence = self._again(create, self.profile_id)
             reply = sequence and self._once(append, sequence, 0, 50)
-            if reply:  # else it may be gone: nobody had appended to it
+            if sequence and not reply:
+                self.deleted.add(sequence)  # it may be gone: nobody had appended to it; or be there
+            if reply:
                 self.known[sequence] = numpy.empty((2, 2, 2, 0, 32), "float16"), 0
                 self._check(sequence, (50,), 0)
             return
@@ -346,7 +349,7 @@ class Branches:
         if len(self.known) > 6:
             return self._delete(sequence, n)
         to = self.rng.choice((0, self.rng.randrange(n + 1)))
-        reply = self._once(fork, sequence, to)
+        reply = self._again(fork, sequence, to, self.rng.randrange(1, 2**64))
         if reply:
             numbers, _ = self.known[sequence]
             self.known[reply.sequence_id] = numbers[:, :, :, :to or n], reply.generation
@@ -356,6 +359,7 @@ class Branches:
     def _delete(self, sequence, n):
         if len(self.known) > 2:
             del self.known[sequence]
+            self.deleted.add(sequence)
             with contextlib.suppress(grpc.RpcError):
                 delete(self.api, self.stubs, sequence)
 
@@ -386,5 +390,12 @@ def test_kill_among_branches(kept, api):  # noqa: F811
     assert not any(c.wrong for c in clients), [c.wrong for c in clients]
     assert "damaged" not in kept.daemon.log() and "not in the arena any more" not in kept.daemon.log()
     assert all(c.n_checked > 100 * KILLS for c in clients)
+    with stubs_of(api, kept.daemon) as stubs:  # nothing is there that its client does not know
+        for client in clients:
+            for sequence in set(client.known) | client.deleted:
+                with contextlib.suppress(grpc.RpcError):
+                    stubs.kv.Release(api.ReleaseRequest(sequence_id=sequence, discard=True), timeout=60)
+        status = stubs.monitor.GetStatus(api.GetStatusRequest())
+    assert status.n_sequences == 0 and status.tail_bytes == 0, status
     print(f"{KILLS} kills: {sum(c.n_checked for c in clients)} tokens read and compared, "
           f"{sum(c.n_broken for c in clients)} calls broken off")

@@ -324,7 +324,7 @@ static void branch(struct run *run)
     rows.sequence_id = id;
     if (dpq_client_append(run->client, &rows, NULL, &error))
         bail_out("no tokens");
-    ok(!dpq_client_fork(run->client, id, 7, &fork_id, &n_tokens, &error) && n_tokens == 7 &&
+    ok(!dpq_client_fork(run->client, id, 7, 0, &fork_id, &n_tokens, &error) && n_tokens == 7 &&
            fork_id != id,
        "Fork has as many tokens as were asked for");
     ok(!dpq_client_trim(run->client, id, 4, &trimmed, &error) && trimmed.n_tokens == 4 &&

@@ -144,6 +144,54 @@ static void test_refused(void **state)
     assert_int_equal(status_of(f).n_sequences, 1);
 }
 
+/* Asked again with its number: the same fork, also after a restart; a number that is free again is
+ * a fork of its own, which no tile of the one before is taken for. */
+static void test_by_key(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t id = create(f, NULL, 0, 0), other = create(f, NULL, 0, 0);
+    struct waiting_fork w = { .op = { .sequence_id = id, .fork_key = 7 } };
+    struct session_append op;
+    float *rows, *old;
+    uint64_t fork_id;
+
+    append(f, id, 0, 100, false);
+    append(f, other, 0, 100, false);
+    for (int i = 0; i < 4; i++) {
+        fork_start(f, &w);
+        fork_wait(&w);
+        assert_int_equal(w.op.error.code, SESSION_OK);
+        assert_int_equal(w.op.n_total_tokens, i < 2 ? 100 : 130);
+        if (i)
+            assert_int_equal(w.op.fork_id, fork_id);
+        fork_id = w.op.fork_id;
+        assert_int_equal(status_of(f).n_sequences, 3);
+        if (i == 1)
+            append(f, fork_id, 100, 30, false);
+        restart(f);
+    }
+    w.op.sequence_id = other; /* of another sequence: another one */
+    fork_start(f, &w);
+    fork_wait(&w);
+    assert_int_not_equal(w.op.fork_id, fork_id);
+    old = read_all(f, fork_id, 130);
+    release_run(f, fork_id, false); /* its tile stays, cached */
+    w.op.sequence_id = id;
+    fork_start(f, &w);
+    fork_wait(&w);
+    assert_int_equal(w.op.fork_id, fork_id);
+    assert_int_equal(w.op.n_total_tokens, 100);
+    op = append_op(f, fork_id, 100, 30, false);
+    op.from.inline_bytes = f->input + 900 * ROW_NUMBERS;
+    assert_int_equal(append_run(f, op).error.code, SESSION_OK);
+    rows = read_all(f, fork_id, 130);
+    assert_memory_not_equal(rows, old, 128 * ROW_BYTES);
+    restart(f);
+    expect(f, fork_id, 130, rows);
+    free(rows);
+    free(old);
+}
+
 /* No room for a tail: nothing is left of the attempt. */
 static void test_full(void **state)
 {
@@ -201,6 +249,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_fork, kept_setup, kept_teardown),
         cmocka_unit_test_setup_teardown(test_partial, kept_setup, kept_teardown),
         cmocka_unit_test_setup_teardown(test_of_unused, kept_setup, kept_teardown),
+        cmocka_unit_test_setup_teardown(test_by_key, kept_setup, kept_teardown),
         FIXTURE_TEST(test_refused),
         FIXTURE_TEST(test_full),
         cmocka_unit_test_setup_teardown(test_killed, kept_setup, kept_teardown),

@@ -295,10 +295,12 @@ class Client:
         return self._call(self._kv.Release, kv.ReleaseRequest(
             sequence_id=sequence.id, discard=discard)).freed_bytes
 
-    def fork(self, sequence: Sequence, n_tokens: int = 0) -> Sequence:
+    def fork(self, sequence: Sequence, n_tokens: int = 0, key: int = 0) -> Sequence:
         """A sequence that begins as this one is now, or as its first n_tokens are. Tiles are shared; what
-        happens to either later does not touch the other. It stays until it is released or deleted."""
-        reply = self._call(self._kv.Fork, kv.ForkRequest(sequence_id=sequence.id, n_tokens=n_tokens))
+        happens to either later does not touch the other. It stays until it is released or deleted.
+        With a key, any number but 0, a call whose answer was lost can be made again."""
+        reply = self._call(self._kv.Fork, kv.ForkRequest(sequence_id=sequence.id, n_tokens=n_tokens,
+                                                         fork_key=key))
         return dataclasses.replace(sequence, id=reply.sequence_id, n_tokens=reply.n_tokens)
 
     def trim(self, sequence: Sequence, n_tokens: int) -> kv.TrimReply:
