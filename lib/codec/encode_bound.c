@@ -12,6 +12,10 @@
 #include "lib/base/half.h"
 #include "lib/codec/encode_unit.h"
 
+/* Raw rows of a stream that are better than a fine plane that has to stay: a tenth of its bytes,
+ * and below what the monitor takes for too many. */
+enum { FEW = 4 };
+
 /* The values of all heads of two tokens are alike, head by head. */
 static bool is_copy(const struct kern *k, const uint8_t *a, const uint8_t *b, uint32_t dtype,
                     uint32_t d, uint32_t n_heads)
@@ -115,6 +119,11 @@ static enum raw_type cheapest(const struct dpq_codec *c, const struct encode_inp
     return coded_error(c, u, t, x, value) <= limit ? RAW_F16 : RAW_INPUT; /* Inf - x is not <= */
 }
 
+static const float *tolerance_of(const struct encode_unit *u, uint32_t t)
+{
+    return u->loop.stream->tolerance[loop_is_predicted(&u->loop, t) ? TREE_DELTA : TREE_INTRA];
+}
+
 /* As if no code were good enough: the limit is what the code has at its best. */
 static void store_raw(struct dpq_codec *c, const struct encode_input *in, struct encode_unit *u)
 {
@@ -125,18 +134,36 @@ static void store_raw(struct dpq_codec *c, const struct encode_input *in, struct
             encode_set_token(u->raw[cheapest(c, in, u, t, limit)], t);
 }
 
+/* Tokens that are within their bound only thanks to their fine codes. A few are cheaper as raw rows
+ * than a plane that has to stay for them; of many, the fine codes stay. */
+static void let_go(struct dpq_codec *c, const struct encode_input *in, struct encode_unit *u,
+                   const uint64_t tokens[2])
+{
+    bool few = __builtin_popcountll(tokens[0]) + __builtin_popcountll(tokens[1]) <= FEW;
+
+    for (uint32_t t = 0; t < KERN_TOKENS; t++) {
+        double limit = (double)(c->profile->bound * tolerance_of(u, t)[PLANE_FINE]);
+
+        if (!encode_has_token(tokens, t))
+            continue;
+        if (few)
+            encode_set_token(u->raw[cheapest(c, in, u, t, limit)], t);
+        else
+            u->droppable &= ~(1u << t / TILE_GROUP_TOKENS);
+    }
+}
+
 void encode_bound(struct dpq_codec *c, const struct encode_input *in, struct encode_unit *u)
 {
-    const struct profile_stream *s = u->loop.stream;
     enum plane delivered = u->fine_panel ? PLANE_FINE : PLANE_BASE;
+    uint64_t thin[2] = { 0 };
 
     if (in->verdict.mode == TILE_VERDICT_RAW) {
         store_raw(c, in, u);
         return;
     }
     for (uint32_t t = 0; t < KERN_TOKENS; t++) {
-        const float *tolerance =
-            s->tolerance[loop_is_predicted(&u->loop, t) ? TREE_DELTA : TREE_INTRA];
+        const float *tolerance = tolerance_of(u, t);
         float bound = c->profile->bound;
 
         if (encode_is_raw(u, t))
@@ -145,6 +172,7 @@ void encode_bound(struct dpq_codec *c, const struct encode_input *in, struct enc
             encode_set_token(u->raw[cheapest(c, in, u, t, (double)(bound * tolerance[delivered]))],
                              t);
         else if (!(u->error[PLANE_BASE][t] <= bound * tolerance[PLANE_BASE]))
-            u->droppable &= ~(1u << t / TILE_GROUP_TOKENS);
+            encode_set_token(thin, t);
     }
+    let_go(c, in, u, thin);
 }

@@ -115,7 +115,8 @@ void encode_temporal(struct dpq_codec *codec, uint32_t group_log2, struct encode
  *
  * A token whose delivered error (with all planes that the tile has) exceeds the profile's bound is
  * stored in the cheapest type that meets it, as measured; where only the base plane's exceeds its
- * own bound, the group's fine codes may not be dropped. Under TILE_VERDICT_RAW every token is raw.
+ * own bound, a few tokens are stored so, too, and of many the groups' fine codes may not be
+ * dropped. Under TILE_VERDICT_RAW every token is raw.
  */
 void encode_bound(struct dpq_codec *codec, const struct encode_input *in, struct encode_unit *unit);
 

@@ -294,6 +294,41 @@ static void test_hard_bound(void **state)
         }
 }
 
+/* A few tokens that need their fine codes are stored raw, so that the plane can go; with many it
+ * has to stay. */
+static void test_few_keep_no_plane(void **state)
+{
+    (void)state;
+    for (uint32_t n_loud = 0; n_loud <= 9; n_loud += 3) {
+        struct toy toy = toy_of(REFERENCE_NONE, 2, 0);
+        float *rows = model_rows(&toy, .3, 8);
+        const struct tile_base_header *h;
+        const struct tile_stream *s;
+        struct tile t;
+
+        toy.profile->bound = 1;
+        for (uint32_t i = 0; i < toy.profile->n_streams;
+             i++) /* only base planes are ever too bad */
+            for (uint32_t k = 0; k < N_TREES; k++) {
+                toy.profile->streams[i].tolerance[k][PLANE_BASE] = n_loud ? 1.5f : 1e9f;
+                toy.profile->streams[i].tolerance[k][PLANE_FINE] = 1e9f;
+            }
+        for (uint32_t k = 0; k < T; k++)
+            for (uint32_t i = 0; i < toy.profile->n_streams; i++)
+                for (uint32_t a = 0; a < toy.geometry.head_dim; a++)
+                    vector(&toy, rows, k, i)[a] *= k < n_loud ? 30 : .01f;
+        t = encode(&toy, rows, DPQ_F32, 128, DPQ_RATE_QUALITY, ~0u);
+        h = (const struct tile_base_header *)t.base;
+        s = (const struct tile_stream *)(t.base + h->directory_offset);
+        for (uint32_t i = 0; i < h->n_streams; i++)
+            assert_int_equal(!!(s[i].bits & STREAM_ALL_DROPPABLE), n_loud <= 4);
+        assert_int_equal(h->n_raw_bytes > 0, n_loud == 3);
+        tile_drop(&t);
+        free(rows);
+        toy_drop(&toy);
+    }
+}
+
 static uint32_t raw_types_of(const struct tile *t)
 {
     const struct tile_base_header *h = (const struct tile_base_header *)t->base;
@@ -482,15 +517,11 @@ static void test_layer_loop_names_the_layer(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_references),
-        cmocka_unit_test(test_planes),
-        cmocka_unit_test(test_fine_rates),
-        cmocka_unit_test(test_hard_bound),
-        cmocka_unit_test(test_raw_types),
-        cmocka_unit_test(test_layer_loop),
-        cmocka_unit_test(test_full_references),
-        cmocka_unit_test(test_sink_run),
-        cmocka_unit_test(test_layer_loop_names_the_layer),
+        cmocka_unit_test(test_references),        cmocka_unit_test(test_planes),
+        cmocka_unit_test(test_fine_rates),        cmocka_unit_test(test_hard_bound),
+        cmocka_unit_test(test_few_keep_no_plane), cmocka_unit_test(test_raw_types),
+        cmocka_unit_test(test_layer_loop),        cmocka_unit_test(test_full_references),
+        cmocka_unit_test(test_sink_run),          cmocka_unit_test(test_layer_loop_names_the_layer),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
