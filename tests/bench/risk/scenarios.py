@@ -1,0 +1,193 @@
+"""What is replayed, and what should be seen. Each scenario gives a dict of figures: report.py writes them.
+
+KL is that of a restored cache: exact numbers through the daemon ("on"), or through the codec without a
+monitor ("off"), attended to at every position."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from deltapq.demo import windows
+from deltapq.demo.progress import Progress
+from kvdump import LIST
+from quality import ours
+from risk import texts
+from risk.models import damaged
+from risk.replay import RED, TILE, YELLOW
+
+N_BOOTSTRAP = 2000
+STAGES = [(layer, kind) for layer in (3, 8, 13, 18, 23, 28) for kind in (0, 1)]  # whose predictor is damaged
+
+
+class Bench:
+    """The model, a daemon, and profiles as they are needed."""
+
+    def __init__(self, model, monitored):
+        self.model, self.monitored, self._opened, self._learned = model, monitored, {}, {}
+
+    def learned(self, reference: str, genres=("docs", "prose", "code"), **options) -> bytes:
+        """A profile from the calibration windows of some genres; made once."""
+        key = (reference, *genres, *options.items())
+        if key not in self._learned:
+            chosen = [w for w in windows.read(LIST, "calibrate") if w.genre in genres]
+            self._learned[key] = self.calibrated(((self.model.numbers(w), 0) for w in chosen), reference, **options)
+        return self._learned[key]
+
+    def calibrated(self, samples, reference, **options) -> bytes:
+        bar = Progress(f"calibrating, {reference}", 1000)
+        reply = self.monitored.client.calibrate(
+            self.model.geometry, samples, model_name="risk", reference=reference, **options,
+            progress=lambda done, total: bar.show(1000 * done // max(total, 1)))
+        bar.end()
+        return reply.profile_id
+
+    def file(self, profile_id: bytes) -> bytes:
+        return self.monitored.client.get_profile(profile_id)
+
+    def replay(self, profile_id, window, rate="quality", read=True, numbers=None):
+        numbers = self.model.numbers(window) if numbers is None else numbers
+        return self.monitored.replay(profile_id, numbers, rate, read)
+
+    def off(self, profile_id, window, rate):
+        """(numbers, true bits) without a monitor."""
+        if profile_id not in self._opened:
+            self._opened[profile_id] = ours.Judged(self.file(profile_id))
+        kept, bits = self._opened[profile_id].through(self.model.numbers(window), rate)
+        return kept, bits["true_bits_window"]
+
+    def kl(self, window, numbers) -> float:
+        return self.model.verdict(window, self.model.logits(window), numbers).mean_kl
+
+
+def upper(per_window: np.ndarray) -> float:
+    """95 % upper limit of a mean, windows drawn anew."""
+    random = np.random.default_rng(1)
+    picks = random.integers(0, len(per_window), (N_BOOTSTRAP, len(per_window)))
+    return float(np.quantile(per_window[picks].mean(1), 0.95))
+
+
+def alarms(replays) -> dict:
+    """Entries in 10,000 tokens, per stream."""
+    out = {}
+    for zone, name in ((YELLOW, "yellow"), (RED, "red")):
+        counts = np.array([r.entries(zone) / r.n_tokens * 1e4 for r in replays])
+        out[name] = {"mean": float(counts.mean()), "upper": upper(counts.mean(1)),
+                     "worst_stream": float(counts.mean(0).max())}
+    return out
+
+
+def compare(bench, profile_id, chosen, rate) -> dict:
+    """Monitor on and off, on windows."""
+    rows, replays = [], []
+    for w in chosen:
+        on, (off, off_bits) = bench.replay(profile_id, w, rate), bench.off(profile_id, w, rate)
+        replays.append(on)
+        rows.append((bench.kl(w, on.numbers), bench.kl(w, off), on.true_bits, off_bits))
+    mean = np.mean(rows, 0)
+    return {"kl_on": mean[0], "kl_off": mean[1], "bits_on": mean[2], "bits_off": mean[3], "alarms": alarms(replays),
+            "yellow_256": share(replays, YELLOW, 256), "red_64": share(replays, RED, 64),
+            "delay": delay(replays)}
+
+
+def share(replays, zone, within, streams=None) -> float:
+    """Of streams, of those that were in a zone within so many tokens."""
+    first = np.array([r.first(zone) for r in replays])
+    return float((first[:, streams] <= within).mean() if streams is not None else (first <= within).mean())
+
+
+def delay(replays) -> float:
+    """Median tokens to the first Yellow, of the streams that came there; NaN: none did."""
+    first = np.concatenate([r.first(YELLOW) for r in replays])
+    return float(np.median(first[np.isfinite(first)])) if np.isfinite(first).any() else math.nan
+
+
+def stationary(bench, profile_id, chosen) -> dict:
+    replays, bar = [], Progress("stationary text", len(chosen))
+    for i, w in enumerate(chosen):
+        replays.append(bench.replay(profile_id, w, read=False, numbers=bench.model.computed(w)))
+        bar.show(i + 1)
+    bar.end()
+    return {"tokens": sum(r.n_tokens for r in replays), "alarms": alarms(replays),
+            "bits_on": float(np.mean([r.true_bits for r in replays]))}
+
+
+def shift(bench, reference, chosen) -> dict:
+    """A prose profile at 2 bits meets code; beside it a profile of all genres, and the prose profile's
+    own bits spent evenly (between its two rates, logarithmically)."""
+    prose, both = bench.learned(reference, ["prose"]), bench.learned(reference)
+    out = compare(bench, prose, chosen, "compact")
+    out["kl_both"] = float(np.mean([bench.kl(w, bench.off(both, w, "compact")[0]) for w in chosen]))
+    rich = [bench.off(prose, w, "quality") for w in chosen]
+    rich_kl = float(np.mean([bench.kl(w, kept) for w, (kept, _) in zip(chosen, rich)]))
+    part = (out["bits_on"] - out["bits_off"]) / (np.mean([b for _, b in rich]) - out["bits_off"])
+    out["kl_uniform"] = float(np.exp((1 - part) * np.log(out["kl_off"]) + part * np.log(rich_kl)))
+    out["kl_over_uniform"] = out["kl_on"] / out["kl_uniform"]
+    out["won_back"] = (out["kl_off"] - out["kl_on"]) / (out["kl_off"] - out["kl_both"])
+    return out
+
+
+def wrong_weights(bench, chosen) -> dict:
+    with bench.model.other_weights():
+        samples = [(bench.model.computed(w), 0) for w in windows.read(LIST, "calibrate")]
+    return compare(bench, bench.calibrated(samples, "auto"), chosen, "quality")
+
+
+def damaged_predictor(bench, profile_id, chosen) -> dict:
+    """One stage at a time; what is above it is not untouched, what is below it is."""
+    data, g, affected, untouched, coded = bench.file(profile_id), bench.model.geometry, [], [], []
+    for stage, w in zip(STAGES, chosen * len(STAGES)):
+        bad = bench.monitored.client.install_profile(damaged(data, g, [stage]))
+        replay = bench.replay(bad, w, read=False)
+        at = (2 * stage[0] + stage[1]) * g.n_kv_heads
+        affected += list(replay.first(RED)[at:at + g.n_kv_heads] <= 64)
+        untouched += list(replay.first(RED)[:at] <= 64)
+        coded.append(replay.true_bits)
+    return {"red_64": float(np.mean(affected)), "red_64_untouched": float(np.mean(untouched)),
+            "bits_on": float(np.mean(coded)), "stages": len(STAGES)}
+
+
+def loud_head(bench, profile_id, window, layer=12, kind=0, head=1, start=4 * TILE) -> dict:
+    """Four times as large from a token on: a gain takes that out of the code, not out of the error."""
+    numbers = bench.model.numbers(window).copy()
+    numbers[layer, kind, head, start:] *= 4
+    replay = bench.replay(profile_id, window, read=False, numbers=numbers)
+    stream = (2 * layer + kind) * bench.model.geometry.n_kv_heads + head
+    late = [e.first_token + 32 - start for e in replay.events if e.stream == stream and e.first_token >= start]
+    return {"delay": float(min(late, default=math.nan)),
+            "others": int(sum(e.stream != stream and e.first_token >= start for e in replay.events))}
+
+
+def from_prose_to_code(bench) -> np.ndarray:
+    """μ [tiles, streams] of a sequence that begins as prose and goes on as code, by a prose profile."""
+    tokenizer, half = bench.model.tokenizer, windows.TOKENS // 2
+    prose, code = (bench.model.ids(w)[:, :half] for w in (
+        next(w for w in texts.held_out(tokenizer, 3) if w.genre == "prose"), texts.code(tokenizer, 1)[0]))
+    window = texts.Strange("both", np.concatenate([prose[0].numpy(), code[0].numpy()]))
+    return bench.monitored.levels(bench.learned("depth-head", ["prose"]), bench.model.computed(window), "compact")
+
+
+def all_of(bench, n_stationary: int, n_windows: int) -> dict:
+    """{name: a function without arguments that gives its figures}; texts and profiles are made when needed."""
+    tokenizer = bench.model.tokenizer
+
+    def auto():
+        return bench.learned("auto")
+
+    def held_out(n=n_windows):
+        return texts.held_out(tokenizer, n)
+
+    def code():
+        return texts.code(tokenizer, n_windows)
+    return {
+        "stationary": lambda: stationary(bench, auto(), held_out(n_stationary)),
+        "stationary, on and off": lambda: compare(bench, auto(), held_out(), "quality"),
+        "prose to code, none, 2 bits": lambda: shift(bench, "none", code()),
+        "prose to code, depth-head, 2 bits": lambda: shift(bench, "depth-head", code()),
+        "German": lambda: compare(bench, auto(), texts.german(tokenizer, n_windows), "quality"),
+        "random tokens": lambda: compare(bench, auto(), texts.random_tokens(tokenizer, n_windows), "quality"),
+        "profile of other weights": lambda: wrong_weights(bench, held_out()),
+        "damaged predictor": lambda: damaged_predictor(bench, bench.learned("depth"), held_out()),
+        "a = 1, 2 bits": lambda: compare(bench, bench.learned("temporal", leak=1), held_out(), "compact"),
+        "one head four times as large": lambda: loud_head(bench, auto(), held_out()[0]),
+    }
