@@ -21,6 +21,7 @@
 
 enum {
     FILE_MAX_BYTES = 1 << 20,
+    RESERVE_BYTES = 32 << 20, /* of a control group, at least: code, heap and stacks */
     MAX_KEYS = 64,
     NAME_MAX_BYTES = sizeof((struct config_tenant *)NULL)->name - 1,
 };
@@ -254,6 +255,9 @@ static void check_whole(struct parse *parse)
                    tenant->name, (unsigned long long)tenant->staging_bytes,
                    (unsigned long long)tenant->staging_total_bytes);
     }
+    if (config->low_percent > config->high_percent)
+        refuse(parse, parse->daemon_line, "low_percent (%u) is more than high_percent (%u)",
+               config->low_percent, config->high_percent);
     if (!config->n_tenants)
         refuse(parse, parse->line ? parse->line : 1,
                "there is no [tenant NAME] section: nobody could connect");
@@ -333,19 +337,34 @@ int config_load(const char *path, struct config *ret_config, char *ret_message)
     return r < 0 ? error_fold(r) : r;
 }
 
-int config_check_memory(const struct config *config, uint64_t ram_bytes, char *ret_message)
+int config_check_memory(const struct config *config, uint64_t ram_bytes, uint64_t group_bytes,
+                        char *ret_message)
 {
+    uint64_t reserve = group_bytes / 32 > RESERVE_BYTES ? group_bytes / 32 : RESERVE_BYTES;
+    uint64_t room = group_bytes > reserve ? group_bytes - reserve : 0;
     unsigned __int128 sum = 0;
 
     for (uint32_t i = 0; i < config->n_tenants; i++)
         sum += (unsigned __int128)config->tenants[i].arena_bytes +
                config->tenants[i].staging_total_bytes;
-    if (sum <= ram_bytes)
+    if (config->total_bytes && sum > config->total_bytes) {
+        snprintf(ret_message, CONFIG_MESSAGE_BYTES,
+                 "the tenants' arena_bytes and staging_total_bytes add up to %.1f MiB, but "
+                 "total_bytes allows %.1f MiB",
+                 (double)sum / 1048576, (double)config->total_bytes / 1048576);
+    } else if (sum > ram_bytes) {
+        snprintf(ret_message, CONFIG_MESSAGE_BYTES,
+                 "the tenants' arena_bytes and staging_total_bytes add up to %.1f MiB, but this "
+                 "machine has %.1f MiB of memory: lower them",
+                 (double)sum / 1048576, (double)ram_bytes / 1048576);
+    } else if (group_bytes != UINT64_MAX && sum > room) {
+        snprintf(ret_message, CONFIG_MESSAGE_BYTES,
+                 "the tenants' arena_bytes and staging_total_bytes add up to %.1f MiB, but the "
+                 "daemon's control group has a limit (memory.max, MemoryMax=) of %.1f MiB, of "
+                 "which %.1f MiB are for the daemon itself: lower them, or raise the limit",
+                 (double)sum / 1048576, (double)group_bytes / 1048576, (double)reserve / 1048576);
+    } else {
         return 0;
-    snprintf(
-        ret_message, CONFIG_MESSAGE_BYTES,
-        "the tenants' arena_bytes and staging_total_bytes add up to %.1f MiB, but this machine "
-        "has %.1f MiB of memory: lower them",
-        (double)sum / 1048576, (double)ram_bytes / 1048576);
+    }
     return CONFIG_E_REFUSED;
 }

@@ -47,6 +47,10 @@ struct config {
     uint32_t lease_seconds;
     uint32_t scrub_seconds; /* in which each arena is verified once; 0: never */
     uint32_t ticket_seconds;
+    uint32_t high_percent; /* of an arena in use: more, and it is made less than … */
+    uint32_t low_percent;  /* … this, by what is cached or cold */
+    uint32_t cold_seconds; /* not asked for so long: loses its fine object, then its place */
+    uint64_t total_bytes;  /* of all arenas and staging together; 0: what the machine has */
     uint64_t calibration_max_bytes; /* samples held by one calibration, in a file */
     uint32_t calibration_park_seconds;
     uint32_t event_history;
@@ -69,10 +73,11 @@ struct config {
 int config_load(const char *path, struct config *ret_config, char *ret_message) _must_check_;
 
 /**
- * config_check_memory() - do all arenas and staging segments fit into the machine's memory?
+ * config_check_memory() - do all arenas and staging segments fit into what there is?
  * @ram_bytes:   what the machine has
+ * @group_bytes: the limit of the control group; UINT64_MAX: none
  * @ret_message: 512 bytes
  * Return: 0, CONFIG_E_REFUSED.
  */
-int config_check_memory(const struct config *config, uint64_t ram_bytes,
+int config_check_memory(const struct config *config, uint64_t ram_bytes, uint64_t group_bytes,
                         char *ret_message) _must_check_;

@@ -11,6 +11,7 @@
 #include "daemon/log.h"
 #include "daemon/options.h"
 #include "lib/base/error.h"
+#include "lib/store/memory.h"
 
 enum { MAX_OPEN_FILES = 65536 };
 
@@ -28,6 +29,7 @@ static void raise_file_limit(void)
 static int load_config(const char *path, struct config *config)
 {
     uint64_t ram_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    const struct memory_paths paths = MEMORY_PATHS;
     char message[CONFIG_MESSAGE_BYTES];
     int r;
 
@@ -40,7 +42,7 @@ static int load_config(const char *path, struct config *config)
         fprintf(stderr, "%s\n", message);
         return EXIT_CONFIG;
     }
-    if (config_check_memory(config, ram_bytes, message)) {
+    if (config_check_memory(config, ram_bytes, memory_limit_bytes(&paths), message)) {
         fprintf(stderr, "%s: %s\n", path, message);
         return EXIT_CONFIG;
     }

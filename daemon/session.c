@@ -412,6 +412,10 @@ static void add_tenant(struct status *status, const struct tenant *tenant)
     status->tile_numbers += stats.tile_numbers;
     status->tail_bytes += stats.tail_bytes;
     status->tiles_evicted += stats.n_evicted;
+    status->fine_dropped += stats.n_fine_dropped;
+    status->tokens_evicted += tenant->tokens_evicted;
+    status->objects_corrupt += stats.n_corrupt;
+    status->scrubbed_bytes += stats.n_scrubbed_bytes;
     status->n_sequences += tenant->n_sequences;
     status->n_clients += tenant->n_clients;
     status->staging_bytes += tenant->staging_reserved;

@@ -16,9 +16,10 @@
  *
  * Reasons of errors, beside those that the .proto files name: CLIENT (unknown, or without what the
  * request needs), TICKET, TENSOR (shape, strides or bounds), NOT_FINITE, TOKEN_IDS, DTYPE (the tail
- * under construction has another one), LAYER_RANGE, RATE, POSITION, LIMIT (a count that is capped),
- * ARENA_FULL, QUEUE (too much is waiting), MEMORY, CALIBRATION_BYTES, TOO_FEW_TOKENS, CORRUPT (a
- * stored object does not match its checksum), CLIENT_GONE, CANCELLED, FAULT (our own; see the log).
+ * under construction has another one), EVICTED, LAYER_RANGE, RATE, POSITION, LIMIT (a count that is
+ * capped), ARENA_FULL, QUEUE (too much is waiting), MEMORY, CALIBRATION_BYTES, TOO_FEW_TOKENS,
+ * CORRUPT (a stored object does not match its checksum), CLIENT_GONE, CANCELLED, FAULT (our own;
+ * see the log).
  */
 
 #include <stdbool.h>
@@ -179,6 +180,7 @@ struct session_create {
     uint32_t tenant;
     struct session_prefix prefix;
     uint64_t client_id;
+    bool keep_fine, keep_tokens; /* nothing of it is dropped, or evicted, for want of room */
     void (*done)(struct session_create *op);
     /* ---- */
     struct session_error error;
@@ -225,6 +227,7 @@ struct session_read {
     struct session_error error;
     uint64_t generation;
     uint64_t n_coded_tokens;
+    uint64_t n_dropped_tokens; /* of these, whose fine plane was dropped */
 };
 /* Bytes that an inline reply of this read needs (the tensor's end); 1 with op->error on a bad one.
  */

@@ -89,6 +89,14 @@ static int check_turn(struct append *append)
         session_error_set(error, SESSION_NOT_FOUND, "SEQUENCE",
                           "sequence %llu was released meanwhile",
                           (unsigned long long)sequence->entry.id);
+    } else if (op->first_token > sequence->n_tokens && op->first_token <= sequence->n_evicted_end) {
+        session_error_set(error, SESSION_NOT_FOUND, "EVICTED",
+                          "tokens %llu..%llu were evicted for want of room: append again from "
+                          "token %llu on",
+                          (unsigned long long)sequence->n_tokens,
+                          (unsigned long long)sequence->n_evicted_end,
+                          (unsigned long long)sequence->n_tokens);
+        error->token = (int64_t)sequence->n_tokens;
     } else if (op->first_token != sequence->n_tokens && is_repeated(sequence, op)) {
         op->n_shared_tokens = op->n_tokens;
         append_fill_reply(sequence, op);
@@ -297,6 +305,7 @@ static int encode_part(struct append *append, uint32_t i, uint32_t worker,
     struct part *part = &append->parts[i];
     struct verdict_desk *desk = &append->session->workers[worker].desk;
     struct tile_watch watch = { 0 };
+    bool made = false, droppable = false;
     struct dpq_codec *codec;
     uint8_t *rows;
     int r;
@@ -325,6 +334,10 @@ static int encode_part(struct append *append, uint32_t i, uint32_t worker,
         return error_fold(r);
     if (sequence->profile->book)
         verdict_end(desk, part->base, part->n_base);
+    r = dpq_tile_fine(part->base, part->n_base, &made, &droppable);
+    if (r)
+        return error_fold(r);
+    part->keeps_fine = !droppable || sequence->keeps_fine;
     return check_size(append, part, ret_error);
 }
 

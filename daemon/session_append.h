@@ -12,6 +12,7 @@ struct part {
     uint8_t *base, *fine;
     size_t n_base, n_fine;
     struct risk_course *courses; /* NULL: found, or not watched */
+    bool keeps_fine;             /* without it some token would be beyond the hard bound */
 };
 
 struct append {

@@ -20,6 +20,7 @@
 #include "daemon/fatal.h"
 #include "daemon/log.h"
 #include "daemon/session_keep.h"
+#include "daemon/session_pressure.h"
 #include "lib/base/error.h"
 #include "lib/store/arena.h"
 
@@ -152,7 +153,9 @@ static struct store_options options_of(struct tenant *tenant)
     struct store_options options = {
         .tenant = tenant->config->name,
         .grace_until_ns = session_now_ns() + session->config->lease_seconds * UINT64_C(1000000000),
+        .cold_ns = session->config->cold_seconds * UINT64_C(1000000000),
         .evicted = session_tile_evicted,
+        .dropped = session_tile_dropped,
         .user = tenant,
     };
 

@@ -14,6 +14,7 @@
 #include "daemon/hub.h"
 #include "daemon/session_append.h"
 #include "daemon/session_keep.h"
+#include "daemon/session_pressure.h"
 #include "lib/base/error.h"
 
 /* A slice of the commit copies about this much, some milliseconds' worth. */
@@ -41,9 +42,14 @@ static int put_part(struct append *append, uint32_t i, uint64_t now_ns)
         .n_base = part->n_base,
         .fine = part->fine,
         .n_fine = part->n_fine,
+        .keeps_fine = part->keeps_fine,
     };
-    int r = store_put(sequence->tenant->store, &args, now_ns, &part->tile);
+    struct tenant *tenant = sequence->tenant;
+    int r;
 
+    do
+        r = store_put(tenant->store, &args, now_ns, &part->tile);
+    while (r == STORE_E_FULL && pressure_relieve(tenant, part->n_base + part->n_fine, now_ns));
     if (r == STORE_E_EXISTS) {
         part->shared = true; /* someone was faster, with the same tokens */
         r = 0;
@@ -65,7 +71,7 @@ static int write_record(struct append *append, uint64_t now_ns)
         change.has_ids = true; /* those of an append that failed are not these tokens' */
         change.first_token = sequence->n_token_ids;
     }
-    if (append->n_parts) {
+    if (append->n_parts || sequence->n_evicted_end) {
         change.has_maker = append->has_maker;
         change.maker = (struct record_maker){ sequence->n_tiles, sequence->private_id };
         change.has_seal = true;
@@ -80,14 +86,18 @@ int tail_holder_new(const struct sequence *sequence, const struct record_tail *m
                     uint64_t first_index, uint32_t dtype, const void *rows, uint32_t n_tokens,
                     uint64_t now_ns, struct tail_holder **ret_holder)
 {
+    size_t row_bytes = dpq_row_bytes(profile_geometry(sequence->profile), dtype);
     struct tail_holder *holder = calloc(1, sizeof(*holder));
-    int r = holder ? 0 : error_origin(-ENOMEM);
+    struct tenant *tenant = sequence->tenant;
+    int r;
 
-    if (!r)
-        r = tail_new(sequence->tenant->store, sequence->entry.id,
-                     dpq_profile_digest(sequence->profile->profile), dtype,
-                     dpq_row_bytes(profile_geometry(sequence->profile), dtype), first_index,
+    if (!holder)
+        return error_origin(-ENOMEM);
+    do
+        r = tail_new(tenant->store, sequence->entry.id,
+                     dpq_profile_digest(sequence->profile->profile), dtype, row_bytes, first_index,
                      sequence->position_base + first_index, now_ns, &holder->tail);
+    while (r == STORE_E_FULL && pressure_relieve(tenant, DPQ_TILE_TOKENS * row_bytes, now_ns));
     if (!r) {
         tail_set_version(holder->tail, (uint32_t)mark->version);
         r = tail_grow(holder->tail, rows, n_tokens);
@@ -180,6 +190,9 @@ static int publish(struct append *append, struct tail_holder **ret_old_tail)
     sequence->tail_object = (struct store_object){ .ref.slot = NO_SLOT };
     if (sequence->tail)
         tail_object(sequence->tail->tail, &sequence->tail_object);
+    if (sequence->n_tokens >= sequence->n_evicted_end)
+        sequence->n_evicted_end = 0;
+    sequence->used_ns = session_now_ns();
     sequence->tenant->tokens_appended += op->n_tokens;
     sequence->tenant->tokens_shared += op->n_shared_tokens;
     append_fill_reply(sequence, op);
@@ -252,6 +265,7 @@ static void commit(struct job *job, uint32_t worker)
     uint64_t now_ns = session_now_ns();
     int r;
 
+    pressure_keep_low(append->sequence->tenant, now_ns);
     r = put_some(append, now_ns);
     if (!r && append->n_put < append->n_parts) {
         pool_resubmit(session->pool, job);

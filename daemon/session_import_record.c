@@ -186,8 +186,12 @@ int import_tile(struct session_import *import, const struct export_record *recor
         .fine = record->tile.fine,
         .n_fine = record->tile.n_fine,
     };
+    bool made, droppable = false;
     int r = check_tile(import, record, worker, error);
 
+    if (!r)
+        r = dpq_tile_fine(args.base, args.n_base, &made, &droppable);
+    args.keeps_fine = !droppable;
     if (!r)
         r = key_tile(session_key_maker(import->session, (int32_t)worker), sequence->scope, parent,
                      sequence->token_ids + index, key);

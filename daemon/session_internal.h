@@ -90,6 +90,8 @@ struct tenant {
     uint64_t n_clients, n_sequences;
     uint64_t tokens_appended, tokens_read, tokens_shared;
     uint64_t lookup_tokens_asked, lookup_tokens_hit;
+    uint64_t tokens_evicted;  /* of sequences */
+    uint64_t relief_after_ns; /* not before, since there was nothing to free; atomic */
     uint64_t errors;
 };
 
@@ -117,6 +119,7 @@ struct client {
 struct tail_holder {
     struct tail *tail;
     uint32_t refs;
+    struct tail_holder *next; /* of those to be let go */
 };
 
 /*
@@ -139,7 +142,11 @@ struct sequence {
     uint8_t scope[KEY_BYTES]; /* what, beside token ids, makes keys different */
     uint64_t owner;           /* the client that created it, 0: nobody */
     bool owner_gone, released;
-    uint64_t fork_origin; /* 0: it is no fork */
+    uint64_t fork_origin;          /* 0: it is no fork */
+    bool keeps_fine, keeps_tokens; /* see session_pressure.h */
+    bool is_offered;               /* to be made worse or shorter, while room is made */
+    uint64_t used_ns;              /* when it was last created, appended to, or read */
+    uint64_t n_evicted_end; /* where it ended before tokens were evicted; 0: none are missing */
     uint64_t n_tokens, n_adopted_tokens;
     uint64_t generation;
     uint64_t pinned_until_ns; /* see sequence_pinned() */
@@ -258,6 +265,10 @@ uint32_t sequence_owner_gone(struct session *session, uint64_t client_id);
 void sequence_pins_tick(struct session *session, uint64_t now_ns);
 void sequence_set_pin(struct sequence *sequence, uint64_t until_ns); /* 0: none; locked */
 uint64_t tail_holder_unref(struct session *session, struct tail_holder *holder);
+/* Its last tiles have gone from its array: tail and ids follow, it ends with the tiles that are
+ * left. @tails: a list that its tail's reference is added to, to be let go without the lock. Locked
+ */
+void sequence_shorten(struct sequence *sequence, struct tail_holder **tails);
 void sequence_forget_all(struct session *session); /* memory alone: the arena keeps them */
 int sequence_reserve_ids(struct sequence *sequence, size_t n) _must_check_; /* locked */
 uint64_t sequence_new_id(struct session *session); /* one that is not in the table; locked */

@@ -50,6 +50,16 @@ static int check_range(const struct sequence *sequence, struct session_read *op,
         return 1;
     }
     geometry = profile_geometry(sequence->profile);
+    if (sequence->n_evicted_end && op->first_token <= sequence->n_evicted_end &&
+        op->n_tokens <= sequence->n_evicted_end - op->first_token &&
+        op->first_token + op->n_tokens > sequence->n_tokens) {
+        session_error_set(&op->error, SESSION_NOT_FOUND, "EVICTED",
+                          "tokens %llu..%llu were evicted for want of room",
+                          (unsigned long long)sequence->n_tokens,
+                          (unsigned long long)sequence->n_evicted_end);
+        op->error.token = (int64_t)sequence->n_tokens;
+        return 1;
+    }
     if (op->first_token > sequence->n_tokens ||
         op->n_tokens > sequence->n_tokens - op->first_token) {
         session_error_set(&op->error, SESSION_OUT_OF_RANGE, "TOKEN_RANGE",
@@ -154,6 +164,7 @@ static void pin(struct reading *reading, struct sequence *sequence)
         coded_end = sequence->tail_mark.lossy_end < end ? sequence->tail_mark.lossy_end : end;
     reading->op->n_coded_tokens = coded_end > op->first_token ? coded_end - op->first_token : 0;
     reading->op->generation = sequence->generation;
+    sequence->used_ns = session_now_ns();
 }
 
 int reading_pin(struct reading *reading)
@@ -229,15 +240,19 @@ static int decode_tile(struct reading *reading, uint64_t tile_index, const struc
     };
     struct dpq_fault fault = { .layer = -1, .kind = -1, .head = -1, .token = -1 };
     struct store_object base, fine;
+    bool has_fine, made, droppable;
     int r;
 
     tile_objects(tile, &base, &fine);
+    has_fine = fine.n_bytes;
     if (op->base_only)
         fine.n_bytes = 0;
     r = dpq_tile_decode(codec, base.bytes, base.n_bytes, fine.n_bytes ? fine.bytes : NULL,
                         fine.n_bytes, &range, &tensor, reading->to.bytes, &fault);
     if (r < 0)
         return error_fold(r);
+    if (!r && !has_fine && !dpq_tile_fine(base.bytes, base.n_bytes, &made, &droppable) && made)
+        __atomic_add_fetch(&reading->op->n_dropped_tokens, range.n_tokens, __ATOMIC_RELAXED);
     if (r)
         session_error_set(ret_error, SESSION_DATA_LOSS, "CORRUPT",
                           "the stored tile of tokens %llu..%llu can't be decoded: %s",
@@ -308,7 +323,7 @@ void session_read(struct session *session, struct session_read *op)
     int r;
 
     session_error_clear(&op->error);
-    op->n_coded_tokens = op->generation = 0;
+    op->n_coded_tokens = op->n_dropped_tokens = op->generation = 0;
     if (!reading) {
         session_error_fault(&op->error, error_origin(-ENOMEM), "Read");
         op->done(op);

@@ -14,6 +14,7 @@ enum {
     KIND_MAKER = 4,
     KIND_TAIL = 5,
     KIND_PIN = 6,
+    KIND_KEEP = 16,
     MAX_IDS = 1 << 30, /* a sequence's tokens */
     MAX_TILES = MAX_IDS / 128,
 };
@@ -39,9 +40,9 @@ struct pair_bytes { /* SEAL, MAKER, TAIL */
     uint64_t a, b;
 };
 
-struct pin_bytes {
+struct pin_bytes { /* PIN, KEEP */
     struct entry entry;
-    uint64_t until_ns;
+    uint64_t value;
 };
 
 _Static_assert(sizeof(struct begin_bytes) == 8 + 96, "wire");
@@ -78,9 +79,9 @@ static uint8_t *put_pair(uint8_t *to, uint32_t kind, uint64_t a, uint64_t b)
     return to + sizeof(pair);
 }
 
-static uint8_t *put_pin(uint8_t *to, uint64_t until_ns)
+static uint8_t *put_pin(uint8_t *to, uint32_t kind, uint64_t value)
 {
-    struct pin_bytes pin = { { KIND_PIN, 8 }, until_ns };
+    struct pin_bytes pin = { { kind, 8 }, value };
 
     memcpy(to, &pin, sizeof(pin));
     return to + sizeof(pin);
@@ -98,7 +99,7 @@ int record_pack(const struct record_content *content, uint8_t **ret_bytes, size_
         .n_adopted_tokens = b->n_adopted_tokens,
     };
     size_t n = sizeof(begin) + ids_size(content->n_ids) +
-               (content->n_makers + 2) * sizeof(struct pair_bytes) + sizeof(struct pin_bytes);
+               (content->n_makers + 2) * sizeof(struct pair_bytes) + 2 * sizeof(struct pin_bytes);
     uint8_t *bytes = malloc(n), *to = bytes;
 
     if (!bytes)
@@ -111,7 +112,8 @@ int record_pack(const struct record_content *content, uint8_t **ret_bytes, size_
         to = put_pair(to, KIND_MAKER, content->makers[i].first_tile, content->makers[i].id);
     to = put_pair(to, KIND_TAIL, content->tail.version, content->tail.lossy_end);
     to = put_pair(to, KIND_SEAL, content->n_tiles, content->generation);
-    put_pin(to, content->pinned_until_ns);
+    to = put_pin(to, KIND_PIN, content->pinned_until_ns);
+    put_pin(to, KIND_KEEP, content->keeps);
     *ret_bytes = bytes;
     *ret_n_bytes = n;
     return 0;
@@ -136,7 +138,7 @@ int record_pack_change(const struct record_change *change, uint8_t **ret_bytes, 
     if (change->has_seal)
         to = put_pair(to, KIND_SEAL, change->n_tiles, change->generation);
     if (change->has_pin)
-        put_pin(to, change->pinned_until_ns);
+        put_pin(to, KIND_PIN, change->pinned_until_ns);
     *ret_bytes = bytes;
     *ret_n_bytes = n;
     return 0;
@@ -263,6 +265,11 @@ static int read_entry(struct parse *parse, const struct entry *entry, const uint
         if (entry->n_bytes != 8)
             return RECORD_E_FOREIGN;
         memcpy(&parse->content.pinned_until_ns, body, 8);
+        return 0;
+    case KIND_KEEP:
+        if (entry->n_bytes != 8)
+            return RECORD_E_FOREIGN;
+        memcpy(&parse->content.keeps, body, 8);
         return 0;
     default:
         return 0;

@@ -11,10 +11,11 @@
  *            u64 n_adopted_tokens, u8 profile_id[32], u8 scope[32]    first, once
  *     IDS    u64 first_token, u32 ids[]      ids of the tokens from first_token on; none after them
  *     SEAL   u64 n_tiles, u64 generation     so many tiles there are, the tail goes on behind them
- *     MAKER  u64 first_tile, u64 id          keys of tiles without ids, from first_tile on, are
- * made with this id; before any: with the sequence's TAIL   u64 version, u64 lossy_end      which
- * tail counts; its rows of tokens before lossy_end are decoded ones PIN    u64 until_ns pinned
- * until then, CLOCK_MONOTONIC; 0: not
+ *     MAKER  u64 first_tile, u64 id          from first_tile on, this id is in keys of tiles
+ *                                            without ids; before any: the sequence's
+ *     TAIL   u64 version, u64 lossy_end      which tail counts; rows before lossy_end are decoded
+ *     PIN    u64 until_ns                    pinned until then, CLOCK_MONOTONIC; 0: not
+ *     KEEP   u64 bits                        RECORD_KEEPS_…: what it was created to keep
  *
  * Version 1 had BEGIN, IDS and SEAL alone, and is read.
  *
@@ -51,6 +52,12 @@ struct record_content {
     struct record_tail tail;
     uint64_t n_tiles, generation;
     uint64_t pinned_until_ns;
+    uint64_t keeps; /* RECORD_KEEPS_… */
+};
+
+enum {
+    RECORD_KEEPS_FINE = 1,
+    RECORD_KEEPS_TOKENS = 2,
 };
 
 /** record_pack() - a whole record; *ret_bytes is malloc'ed, the caller's. Return: 0, -ENOMEM */

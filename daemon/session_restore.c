@@ -16,6 +16,7 @@
 
 #include "daemon/log.h"
 #include "daemon/session_keep.h"
+#include "daemon/session_pressure.h"
 #include "lib/base/error.h"
 
 enum { ROOM_BYTES = 4096 };
@@ -40,6 +41,8 @@ static struct record_content content_after(const struct sequence *sequence,
         .n_tiles = change->has_seal ? change->n_tiles : sequence->n_tiles,
         .generation = change->has_seal ? change->generation : sequence->generation,
         .pinned_until_ns = change->has_pin ? change->pinned_until_ns : sequence->pinned_until_ns,
+        .keeps = (sequence->keeps_fine ? RECORD_KEEPS_FINE : 0) |
+                 (sequence->keeps_tokens ? RECORD_KEEPS_TOKENS : 0),
     };
 
     memcpy(content.begin.profile_id, dpq_profile_digest(sequence->profile->profile), 32);
@@ -83,6 +86,7 @@ static int write_anew(struct sequence *sequence, const struct record_change *cha
 
 int sequence_write(struct sequence *sequence, const struct record_change *change, uint64_t now_ns)
 {
+    uint64_t wanted_bytes = 2 * sizeof(uint32_t) * (sequence->n_token_ids + change->n_ids);
     uint8_t *bytes = NULL;
     size_t n = 0;
     int r = STORE_E_FULL;
@@ -96,7 +100,13 @@ int sequence_write(struct sequence *sequence, const struct record_change *change
         if (!r && change->has_ids)
             sequence->n_recorded_ids = change->first_token + change->n_ids;
     }
-    return r == STORE_E_FULL ? write_anew(sequence, change, now_ns) : r;
+    if (r != STORE_E_FULL)
+        return r;
+    do
+        r = write_anew(sequence, change, now_ns);
+    while (r == STORE_E_FULL &&
+           pressure_relieve(sequence->tenant, ROOM_BYTES + wanted_bytes, now_ns));
+    return r;
 }
 
 /* --- reading ---------------------------------------------------------------------------------- */
@@ -105,7 +115,7 @@ struct restore {
     struct session *session;
     struct tenant *tenant;
     struct key_maker *maker;
-    uint64_t n_restored, n_tokens, n_lost, n_unreadable, n_dropped;
+    uint64_t n_restored, n_tokens, n_unreadable, n_dropped;
 };
 
 static void restored_free(struct sequence *sequence)
@@ -176,6 +186,9 @@ static struct sequence *sequence_of(struct restore *r, const struct record_conte
     /* those of an append that was cut short are not to be taken for those of the next one */
     sequence->private_id = session_new_id(r->session);
     sequence->owner_gone = true;
+    sequence->keeps_fine = content->keeps & RECORD_KEEPS_FINE;
+    sequence->keeps_tokens = content->keeps & RECORD_KEEPS_TOKENS;
+    sequence->used_ns = session_now_ns();
     sequence->record = record;
     sequence->n_recorded_ids = content->n_ids;
     sequence->tail_object.ref.slot = NO_SLOT;
@@ -185,13 +198,30 @@ static struct sequence *sequence_of(struct restore *r, const struct record_conte
     return sequence;
 }
 
-static void say_lost(struct restore *r, const struct sequence *sequence, uint64_t n_tiles)
+/* Evicted after its record was last written, or damaged. It ends before that tile then, and each of
+ * those that are missing counts as one change. */
+static void shorten(struct restore *r, struct sequence *sequence, uint64_t n_tiles)
 {
-    log_error("tenant %s: sequence %llu: tile %llu of %llu is not in the arena any more, or was "
-              "damaged there: the sequence is gone, its other tiles are cached",
-              r->tenant->config->name, (unsigned long long)sequence->entry.id,
-              (unsigned long long)sequence->n_tiles, (unsigned long long)n_tiles);
-    r->n_lost++;
+    struct tail_holder *tails = NULL;
+
+    log_warning("tenant %s: sequence %llu: tile %llu of %llu was evicted, or damaged: the sequence "
+                "ends there",
+                r->tenant->config->name, (unsigned long long)sequence->entry.id,
+                (unsigned long long)sequence->n_tiles, (unsigned long long)n_tiles);
+    sequence->generation += n_tiles - sequence->n_tiles;
+    sequence->n_evicted_end = n_tiles * DPQ_TILE_TOKENS;
+    sequence_shorten(sequence, &tails); /* there is none yet */
+}
+
+/* Nor does the record know of fine objects that were dropped since: each may count once more. */
+static void count_drops(struct sequence *sequence)
+{
+    for (size_t i = 0; i < sequence->n_tiles; i++) {
+        struct store_object base, fine;
+
+        tile_objects(sequence->tiles[i], &base, &fine);
+        sequence->generation += !fine.n_bytes && sequence->rate != DPQ_RATE_COMPACT;
+    }
 }
 
 /* A profile that is not installed now may be at the next start: its tiles are held, unserved. */
@@ -201,7 +231,6 @@ static void hold(struct restore *r, struct sequence *sequence)
     sequence_free(sequence);
 }
 
-/* @record: gone afterwards, when its sequence is */
 static int restore_one(struct restore *r, struct record *record)
 {
     struct record_content content;
@@ -226,17 +255,17 @@ static int restore_one(struct restore *r, struct record *record)
         return error_origin(-ENOMEM);
     }
     e = find_tiles(r, sequence, n_tiles);
+    if (e == STORE_E_NONE) {
+        shorten(r, sequence, n_tiles);
+        e = 0;
+    }
+    count_drops(sequence);
     if (!e && sequence->profile) {
         id_table_add(&r->session->sequences, &sequence->entry);
         r->tenant->n_sequences++;
     } else if (!e) {
         hold(r, sequence);
     } else {
-        if (e == STORE_E_NONE) {
-            say_lost(r, sequence, n_tiles);
-            record_free(record, session_now_ns());
-            e = 0;
-        }
         restored_free(sequence);
     }
     return error_fold(e);
@@ -260,6 +289,8 @@ static int restore_tail(struct restore *r, struct tail *tail)
         return 0; /* of one that can't be read */
     if (!sequence || sequence->tail || tail_version(tail) != sequence->tail_mark.version ||
         tail_first_index(tail) != sequence->n_tiles * DPQ_TILE_TOKENS) {
+        if (sequence && sequence->n_evicted_end == tail_first_index(tail))
+            sequence->n_evicted_end += tail_n_tokens(tail);
         tail_free(tail, session_now_ns(), NULL);
         return 0;
     }
@@ -335,7 +366,7 @@ int restore_sequences(struct tenant *tenant)
 
     if (e)
         return error_fold(e);
-    if (r.n_restored || r.n_unreadable || r.n_lost || r.n_dropped)
+    if (r.n_restored || r.n_unreadable || r.n_dropped)
         log_info(
             "tenant %s: %llu sequences with %llu tokens are served again; %llu that nobody had "
             "appended to are gone",

@@ -119,6 +119,25 @@ uint64_t sequence_private_id(const struct sequence *sequence, uint64_t tile_inde
     return n ? sequence->makers[n - 1].id : sequence->entry.id;
 }
 
+void sequence_shorten(struct sequence *sequence, struct tail_holder **tails)
+{
+    struct tail_holder *holder = steal_ptr(sequence->tail);
+
+    sequence->n_tokens = sequence->n_tiles * (uint64_t)DPQ_TILE_TOKENS;
+    if (sequence->n_token_ids > sequence->n_tokens)
+        sequence->n_token_ids = sequence->n_tokens;
+    sequence->n_adopted_tokens = 0; /* it is not what was adopted any more */
+    while (sequence->n_makers &&
+           sequence->makers[sequence->n_makers - 1].first_tile >= sequence->n_tiles)
+        sequence->n_makers--;
+    sequence->private_id = session_new_id(sequence->tenant->session);
+    sequence->tail_object = (struct store_object){ .ref.slot = NO_SLOT };
+    if (!holder)
+        return;
+    holder->next = *tails;
+    *tails = holder;
+}
+
 void sequence_unlink(struct session *session, struct sequence *sequence)
 {
     assert(!sequence->released);
@@ -379,6 +398,9 @@ static int make_sequence(struct session_create *op, struct key_maker *maker,
     sequence->rate = prefix->rate;
     sequence->position_base = prefix->position_base;
     sequence->owner = op->client_id;
+    sequence->keeps_fine = op->keep_fine;
+    sequence->keeps_tokens = op->keep_tokens;
+    sequence->used_ns = session_now_ns();
     r = key_scope(maker, sequence->tenant->config->name, prefix, sequence->scope);
     if (!r)
         r = prefix_find(sequence->tenant->store, maker, sequence->scope, prefix->token_ids,

@@ -64,6 +64,8 @@ static void publish(struct sequence *sequence, const struct cut *cut,
     while (sequence->n_makers &&
            sequence->makers[sequence->n_makers - 1].first_tile >= cut->n_tiles)
         sequence->n_makers--;
+    sequence->n_evicted_end = 0; /* what is missing behind it is not wanted any more */
+    sequence->used_ns = session_now_ns();
     sequence->generation++;
 }
 

@@ -14,6 +14,7 @@ struct status {
     uint64_t tokens_appended, tokens_read, tokens_shared;
     uint64_t lookup_tokens_asked, lookup_tokens_hit;
     uint64_t tile_stored_bytes, tile_numbers, tail_bytes, tiles_evicted;
+    uint64_t fine_dropped, tokens_evicted, objects_corrupt, scrubbed_bytes;
     uint64_t errors;
     uint64_t streams_green, streams_yellow, streams_red; /* of sequences in the monitor's map */
     uint64_t yellow_entries, red_entries, resets, all_clears;

@@ -368,6 +368,9 @@ void dpq_rows_scatter(const struct dpq_geometry *geometry, const void *rows, uin
 int dpq_tile_encode(struct dpq_codec *codec, const void *rows, uint32_t dtype,
                     uint64_t first_position, uint64_t first_index, uint32_t rate,
                     uint8_t **ret_base, size_t *ret_n_base, uint8_t **ret_fine, size_t *ret_n_fine);
+/** dpq_tile_fine() - of a base object: was a fine plane made, and is every token within the hard
+ * bound without it? Return: 0; DPQ_E_CORRUPT */
+int dpq_tile_fine(const void *base, size_t n_base, bool *ret_made, bool *ret_droppable);
 
 /**
  * dpq_tile_decode() - reconstruct a range of a tile

@@ -32,6 +32,8 @@ void rpc_create_sequence(struct rpc_call *call, const void *message)
         return;
     state->op.tenant = call->tenant;
     state->op.client_id = request->client_id;
+    state->op.keep_fine = request->keep_fine;
+    state->op.keep_tokens = request->keep_tokens;
     state->op.done = rpc_create_sequence_done;
     if (rpc_check_prefix(&request->profile_id, request->rate, request->adapter, request->salt,
                          request->position_base, request->token_ids, request->n_token_ids,

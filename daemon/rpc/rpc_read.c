@@ -28,6 +28,7 @@ static void rpc_read_done(struct session_read *op)
     Deltapq__V1__ReadReply reply = DELTAPQ__V1__READ_REPLY__INIT;
 
     reply.generation = op->generation;
+    reply.n_dropped_tokens = op->n_dropped_tokens;
     reply.n_coded_tokens = op->n_coded_tokens;
     if (op->error.code != SESSION_OK)
         rpc_call_fail(call, &op->error);

@@ -27,6 +27,10 @@ static void fill(Deltapq__V1__Status *reply, const struct status *status)
     reply->true_bits_per_number = status_true_bits(status);
     reply->tail_bytes = status->tail_bytes;
     reply->tiles_evicted = status->tiles_evicted;
+    reply->fine_dropped = status->fine_dropped;
+    reply->tokens_evicted = status->tokens_evicted;
+    reply->objects_corrupt = status->objects_corrupt;
+    reply->scrubbed_bytes = status->scrubbed_bytes;
     reply->errors = status->errors;
     reply->jobs_queued = status->jobs_queued;
     reply->jobs_running = status->jobs_running;

@@ -37,6 +37,8 @@ union what {
     Deltapq__V1__ZoneChanged zone_changed;
     Deltapq__V1__StreamReset stream_reset;
     Deltapq__V1__AllCleared all_cleared;
+    Deltapq__V1__FineDropped fine_dropped;
+    Deltapq__V1__TokensEvicted tokens_evicted;
 };
 
 static ProtobufCBinaryData digest(const struct event *event)
@@ -116,6 +118,12 @@ static void fill_what(Deltapq__V1__Event *message, union what *what, const struc
         break;
     case EVENT_PROFILE_REMOVED:
         SET(ProfileRemoved, profile_removed, digest(event), (char *)event->text);
+        break;
+    case EVENT_FINE_DROPPED:
+        SET(FineDropped, fine_dropped, digest(event), event->id, event->a, event->b, event->c);
+        break;
+    case EVENT_TOKENS_EVICTED:
+        SET(TokensEvicted, tokens_evicted, event->id, event->a, event->b, event->c);
         break;
     default:
         if (fill_risk(message, what, event))

@@ -242,3 +242,28 @@ int tile_view_set(struct tile_view *v, const struct dpq_profile *profile, const 
     memset(v->fine_panel, 0, profile->n_streams * sizeof(*v->fine_panel));
     return fine ? set_fine(v, n_fine, ret_fault) : 0;
 }
+
+int dpq_tile_fine(const void *base, size_t n_base, bool *ret_made, bool *ret_droppable)
+{
+    struct tile_base_header h;
+    bool made = false, droppable = true;
+
+    if (n_base < sizeof(h))
+        return DPQ_E_CORRUPT;
+    memcpy(&h, base, sizeof(h));
+    if (h.magic != TILE_BASE_MAGIC || h.version != TILE_VERSION ||
+        !inside(h.directory_offset, h.n_streams * sizeof(struct tile_stream), n_base))
+        return DPQ_E_CORRUPT;
+    for (uint32_t i = 0; i < h.n_streams; i++) {
+        struct tile_stream t;
+
+        memcpy(&t, (const uint8_t *)base + h.directory_offset + i * sizeof(t), sizeof(t));
+        if (!(t.bits & STREAM_HAS_FINE))
+            continue;
+        made = true;
+        droppable = droppable && t.bits & STREAM_ALL_DROPPABLE;
+    }
+    *ret_made = made;
+    *ret_droppable = droppable;
+    return 0;
+}

@@ -69,7 +69,7 @@ int space_take_slot(struct store *store, uint64_t now_ns, uint32_t *ret_slot)
     struct store_change change;
 
     while (!store->n_free_slots)
-        if (!relief_evict(store, now_ns, &change))
+        if (!relief_drop(store, now_ns, &change) && !relief_evict(store, now_ns, &change))
             return STORE_E_FULL;
     *ret_slot = store->free_slots[--store->n_free_slots];
     return 0;

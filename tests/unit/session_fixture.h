@@ -127,6 +127,9 @@ static inline int fixture_setup(void **state)
     snprintf(f->config.state_dir, sizeof(f->config.state_dir), "%s/state", f->dir);
     snprintf(f->config.cpu, sizeof(f->config.cpu), "auto");
     f->config.lease_seconds = 10;
+    f->config.high_percent = 95;
+    f->config.low_percent = 90;
+    f->config.cold_seconds = 60;
     f->config.ticket_seconds = 10;
     f->config.calibration_max_bytes = 8 << 20;
     f->config.calibration_park_seconds = 600;

@@ -242,14 +242,27 @@ static void test_odd_files(void **state)
 
 static void test_memory(void **state)
 {
+    static const uint64_t HUGE = UINT64_C(1) << 60;
     static struct config config;
     char message[CONFIG_MESSAGE_BYTES];
 
     (void)state;
     assert_int_equal(load(TENANT "[tenant b]\nuids = 1\narena_bytes = 16T\n", &config, message), 0);
-    assert_int_equal(config_check_memory(&config, UINT64_C(1) << 60, message), 0);
-    assert_int_equal(config_check_memory(&config, UINT64_C(1) << 44, message), CONFIG_E_REFUSED);
-    assert_non_null(strstr(message, "add up to"));
+    assert_int_equal(config_check_memory(&config, HUGE, UINT64_MAX, message), 0);
+    assert_int_equal(config_check_memory(&config, UINT64_C(1) << 44, UINT64_MAX, message),
+                     CONFIG_E_REFUSED);
+    assert_non_null(strstr(message, "this machine has"));
+    /* of a control group something is left for the daemon */
+    assert_int_equal(config_check_memory(&config, HUGE, HUGE, message), 0);
+    assert_int_equal(config_check_memory(&config, HUGE, UINT64_C(17) << 40, message), 0);
+    assert_int_equal(config_check_memory(&config, HUGE, UINT64_C(16) << 40, message),
+                     CONFIG_E_REFUSED);
+    assert_non_null(strstr(message, "memory.max"));
+    assert_int_equal(config_check_memory(&config, HUGE, 4096, message), CONFIG_E_REFUSED);
+    /* and what the administrator wants is the least of all */
+    config.total_bytes = UINT64_C(1) << 44;
+    assert_int_equal(config_check_memory(&config, HUGE, UINT64_MAX, message), CONFIG_E_REFUSED);
+    assert_non_null(strstr(message, "total_bytes allows"));
 }
 
 /* Every key of the table is in the file with its default, and every key of the file in the table.

@@ -59,6 +59,10 @@ void session_status(struct session *session, uint32_t tenant, struct status *ret
         .tile_numbers = base + 14,
         .tail_bytes = base + 15,
         .tiles_evicted = base + 16,
+        .fine_dropped = base + 17,
+        .tokens_evicted = base + 18,
+        .objects_corrupt = base + 19,
+        .scrubbed_bytes = base + 20,
         .errors = UINT64_MAX,
         .streams_green = base + 50,
         .streams_yellow = base + 51,
@@ -123,7 +127,9 @@ static void test_json(void **state)
                      "\"tokens_appended\":1008,\"tokens_read\":1009,\"tokens_shared\":1010,"
                      "\"lookup_tokens_asked\":1011,\"lookup_tokens_hit\":1012,"
                      "\"tile_stored_bytes\":1013,\"tile_numbers\":1014,\"tail_bytes\":1015,"
-                     "\"tiles_evicted\":1016,\"errors\":18446744073709551615,"
+                     "\"tiles_evicted\":1016,\"fine_dropped\":1017,\"tokens_evicted\":1018,"
+                     "\"objects_corrupt\":1019,\"scrubbed_bytes\":1020,"
+                     "\"errors\":18446744073709551615,"
                      "\"streams_green\":1050,\"streams_yellow\":1051,\"streams_red\":1052,"
                      "\"yellow_entries\":1053,\"red_entries\":1054,\"resets\":1055,"
                      "\"all_clears\":1056,");

@@ -138,12 +138,15 @@ class Client:
     # --- sequences ------------------------------------------------------------------------------
 
     def create_sequence(self, profile_id: bytes, *, rate: str = "quality", token_ids=(),
-                        adapter: str = "", salt: str = "", position_base: int = 0) -> Sequence:
-        """Begin a sequence; the longest stored prefix of whole tiles of token_ids is adopted."""
+                        adapter: str = "", salt: str = "", position_base: int = 0,
+                        keep_fine: bool = False, keep_tokens: bool = False) -> Sequence:
+        """Begin a sequence; the longest stored prefix of whole tiles of token_ids is adopted. When
+        room is short, keep_fine forbids to drop its fine planes, keep_tokens to evict its end."""
         geometry = self.geometry(profile_id)
         reply = self._call(self._kv.CreateSequence, kv.CreateSequenceRequest(
             profile_id=profile_id, client_id=self.client_id, rate=RATES[rate], adapter=adapter,
-            salt=salt, position_base=position_base, token_ids=token_ids))
+            salt=salt, position_base=position_base, token_ids=token_ids, keep_fine=keep_fine,
+            keep_tokens=keep_tokens))
         return Sequence(reply.sequence_id, profile_id, geometry, rate, adapter, salt, position_base,
                         reply.n_tokens)
 

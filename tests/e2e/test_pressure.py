@@ -1,0 +1,199 @@
+"""A small arena, filled over and over: nothing is lost that was not announced, and nothing hangs."""
+
+import random
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("grpc")
+import grpc  # noqa: E402
+import numpy  # noqa: E402
+from frame import Daemon  # noqa: E402
+from rpc import (Refusal, Stubs, append_request, open_channel,  # noqa: E402
+                 random_numbers, refused, tensor_of)
+
+N_WRITERS, N_EACH, N_TOKENS = 2, 60, 300
+PRESSED = {"daemon": {"cold_seconds": 0, "lease_seconds": 1, "event_history": 65536}}
+SIZES = {"arena_bytes": "3M", "staging_bytes": "1M", "staging_total_bytes": "4M"}
+
+
+@pytest.fixture(scope="module")
+def daemon(make_daemon):
+    return make_daemon({**PRESSED, "tenant test": SIZES})
+
+
+def read_request(api, sequence_id, n_tokens):
+    empty = random_numbers(n_tokens)
+    return api.ReadRequest(sequence_id=sequence_id, n_tokens=n_tokens, tensor=tensor_of(api, empty))
+
+
+def read(api, stubs, sequence_id, n_tokens):
+    reply = stubs.kv.Read(read_request(api, sequence_id, n_tokens), timeout=60)
+    return reply, numpy.frombuffer(reply.inline_data, "float16").reshape(
+        random_numbers(n_tokens).shape)
+
+
+class Watcher:
+    """What the daemon announces, by sequence: where it ends, its generation, what was dropped."""
+
+    def __init__(self, api, stubs):
+        self.ends, self.generations, self.n_dropped = {}, {}, 0
+        self.evicted_keys, self.lost = 0, 0
+        self.call = stubs.monitor.Watch(api.WatchRequest(from_now=True, queue=65536))
+        self.call.initial_metadata()
+        self.thread = threading.Thread(target=self._listen, daemon=True)
+        self.thread.start()
+
+    def _listen(self):
+        try:
+            for event in self.call:
+                self._take(event)
+        except grpc.RpcError:
+            pass
+
+    def _take(self, event):
+        self.lost = event.lost
+        what = event.WhichOneof("what")
+        body = getattr(event, what) if what else None
+        if what == "tokens_evicted":
+            assert body.n_tokens > 0
+            self.ends[body.sequence_id] = body.first_token
+        self.evicted_keys += what == "tile_evicted"
+        self.n_dropped += what == "fine_dropped"
+        if what in ("tokens_evicted", "fine_dropped", "tile_stored") and body.sequence_id:
+            before = self.generations.get(body.sequence_id, 0)
+            self.generations[body.sequence_id] = max(before, body.generation)
+
+
+@pytest.fixture(scope="module")
+def filled(api, daemon, stubs, profile_id):
+    """Writers and a reader have been at it. (watcher, {sequence: numbers}, what the reader saw)"""
+    watcher = Watcher(api, stubs)
+    written, seen, done = {}, [], threading.Event()
+
+    def write(seed):
+        rng = random.Random(seed)
+        with open_channel(daemon.grpc_path) as channel:
+            mine = Stubs(api, channel)
+            for i in range(N_EACH):
+                numbers = random_numbers(N_TOKENS, seed=1000 * seed + i)
+                sequence = mine.kv.CreateSequence(
+                    api.CreateSequenceRequest(profile_id=profile_id), timeout=60).sequence_id
+                at = 0
+                while at < N_TOKENS:
+                    n = min(rng.randrange(1, 200), N_TOKENS - at)
+                    part = numpy.ascontiguousarray(numbers[:, :, :, at:at + n])
+                    try:
+                        mine.kv.Append(append_request(api, sequence, at, part), timeout=60)
+                        at += n
+                    except grpc.RpcError as error:
+                        refusal = Refusal(api, error)
+                        if refusal.reason == "ARENA_FULL":
+                            assert refusal.retry_ms > 0
+                            time.sleep(.01)
+                        else:  # this very sequence was cut between two appends
+                            assert refusal.reason == "EVICTED", refusal.message
+                            at = int(refusal.metadata["token"])
+                written[sequence] = numbers
+
+    def look():
+        rng = random.Random(3)
+        with open_channel(daemon.grpc_path) as channel:
+            mine = Stubs(api, channel)
+            while not done.is_set():
+                if not written:
+                    continue
+                sequence = rng.choice(list(written))
+                try:
+                    _, numbers = read(api, mine, sequence, N_TOKENS)
+                    seen.append(numpy.abs(numbers - written[sequence]).mean())
+                except grpc.RpcError as error:
+                    assert Refusal(api, error).reason == "EVICTED"
+
+    threads = [threading.Thread(target=write, args=(seed,)) for seed in range(1, N_WRITERS + 1)]
+    reader = threading.Thread(target=look)
+    for thread in [*threads, reader]:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    reader.join()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        status = stubs.monitor.GetStatus(api.GetStatusRequest())
+        if status.tiles_evicted == watcher.evicted_keys:
+            break
+        time.sleep(.05)
+    yield watcher, written, seen
+    watcher.call.cancel()
+
+
+def test_everything_is_as_announced(api, stubs, filled):
+    watcher, written, seen = filled
+    assert len(written) == N_WRITERS * N_EACH and watcher.lost == 0
+    assert len(watcher.ends) > N_EACH / 4, "the arena was never short of room"
+    for sequence, numbers in written.items():
+        n = watcher.ends.get(sequence, N_TOKENS)
+        if n < N_TOKENS:
+            refusal = refused(api, "NOT_FOUND", "EVICTED", stubs.kv.Read,
+                              read_request(api, sequence, N_TOKENS))
+            assert refusal.metadata["token"] == str(n)
+        if not n:
+            continue
+        reply, got = read(api, stubs, sequence, n)
+        assert reply.generation == watcher.generations.get(sequence, 0)
+        assert numpy.array_equal(got[:, :, :, reply.n_coded_tokens:],
+                                 numbers[:, :, :, reply.n_coded_tokens:n])
+        error = numpy.abs(got.astype("float32") - numbers[:, :, :, :n])
+        assert error.mean() < .5
+    assert seen and max(seen) < .5
+
+
+def test_figures(api, stubs, filled):
+    watcher, written, _ = filled
+    status = stubs.monitor.GetStatus(api.GetStatusRequest())
+    gone = sum(N_TOKENS - n for s, n in watcher.ends.items() if s in written)
+    assert status.tokens_evicted >= gone > 0
+    assert status.tiles_evicted == watcher.evicted_keys > 0
+    assert status.fine_dropped > 0 and watcher.n_dropped >= status.fine_dropped
+    assert status.objects_corrupt == 0
+
+
+def test_dropped_is_marked(api, stubs, filled):
+    watcher, written, _ = filled
+    ends = {s: watcher.ends.get(s, N_TOKENS) for s in written}
+    replies = [read(api, stubs, s, n)[0] for s, n in ends.items() if n]
+    assert any(r.n_dropped_tokens for r in replies)
+    assert all(r.n_dropped_tokens <= r.n_coded_tokens for r in replies)
+
+
+def test_kept_sequences_make_others_wait(api, stubs, profile_id, filled):
+    numbers, kept = random_numbers(N_TOKENS, seed=7), []
+    while len(kept) < 1000:
+        sequence = stubs.kv.CreateSequence(api.CreateSequenceRequest(
+            profile_id=profile_id, keep_fine=True, keep_tokens=True)).sequence_id
+        try:
+            stubs.kv.Append(append_request(api, sequence, 0, numbers), timeout=60)
+        except grpc.RpcError as error:
+            refusal = Refusal(api, error)
+            break
+        kept.append(sequence)
+    assert (refusal.code.name, refusal.reason) == ("RESOURCE_EXHAUSTED", "ARENA_FULL")
+    assert refusal.retry_ms > 0
+    began = time.monotonic()
+    refused(api, "RESOURCE_EXHAUSTED", "ARENA_FULL", stubs.kv.Append,
+            append_request(api, sequence, 0, numbers))
+    assert time.monotonic() - began < 2
+    for sequence in kept:
+        reply, _ = read(api, stubs, sequence, N_TOKENS)
+        assert reply.n_dropped_tokens == 0
+    for sequence in kept:
+        stubs.kv.Release(api.ReleaseRequest(sequence_id=sequence, discard=True))
+
+
+def test_a_limit_that_is_too_low_is_said():
+    with Daemon({"daemon": {"total_bytes": "4M"}, "tenant test": SIZES}, start=False) as daemon:
+        daemon.spawn()
+        assert daemon.wait() != 0
+        assert "total_bytes allows 4.0 MiB" in daemon.log()

@@ -1,0 +1,215 @@
+/* session_pressure: what is cold is made worse, then shorter, and everybody can tell */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "daemon/session_pressure.h"
+#include "tests/unit/session_kept.h"
+
+enum { N_TOKENS = 2 * DPQ_TILE_TOKENS, N_MANY = 200 };
+
+static void nothing(void *user)
+{
+    (void)user;
+}
+
+struct told { /* by events, of one sequence */
+    uint64_t n_dropped, n_tokens, generation;
+};
+
+/* What the hub said of these sequences. Return: how many tiles it says were evicted */
+static uint64_t listen(struct fixture *f, struct hub_subscriber *subscriber, const uint64_t *ids,
+                       size_t n, struct told *told)
+{
+    uint64_t n_evicted = 0, lost = 0;
+    struct event event;
+
+    (void)f;
+    while (!hub_next(subscriber, &event, &lost)) {
+        struct told *t = NULL;
+
+        for (size_t i = 0; i < n; i++)
+            if (ids[i] == event.id)
+                t = &told[i];
+        n_evicted += event.kind == EVENT_TILE_EVICTED;
+        if (event.kind == EVENT_FINE_DROPPED && t) {
+            t->n_dropped++;
+            t->generation = event.c;
+        }
+        if (event.kind == EVENT_TOKENS_EVICTED && t) {
+            assert_int_equal(event.a + event.b, t->n_tokens);
+            t->n_tokens = event.a;
+            t->generation = event.c;
+        }
+    }
+    assert_int_equal(lost, 0);
+    return n_evicted;
+}
+
+static struct hub_subscriber *subscribe(struct fixture *f)
+{
+    struct hub_subscriber *subscriber;
+
+    assert_int_equal(hub_subscribe(f->hub, 0, UINT64_MAX, 4096, nothing, NULL, &subscriber), 0);
+    return subscriber;
+}
+
+static uint64_t create_kept(struct fixture *f, bool fine, bool tokens)
+{
+    struct waiting_create w = { .op = { .keep_fine = fine, .keep_tokens = tokens } };
+
+    w.op.prefix = fixture_prefix(f, NULL, 0);
+    create_start(f, &w);
+    create_wait(&w);
+    assert_int_equal(w.op.error.code, SESSION_OK);
+    return w.op.sequence_id;
+}
+
+/* A sequence reads as events say that it does. */
+static void check_reads(struct fixture *f, uint64_t id, const struct told *told,
+                        uint64_t n_tiles_dropped)
+{
+    float *rows = malloc(N_TOKENS * ROW_BYTES);
+    struct session_read op = read_run(f, id, 0, told->n_tokens, rows);
+
+    assert_int_equal(op.error.code, SESSION_OK);
+    assert_int_equal(op.n_coded_tokens, told->n_tokens);
+    assert_int_equal(op.generation, told->generation);
+    assert_true(op.n_dropped_tokens <= n_tiles_dropped * DPQ_TILE_TOKENS);
+    if (told->n_tokens == N_TOKENS)
+        assert_int_equal(op.n_dropped_tokens, n_tiles_dropped * DPQ_TILE_TOKENS);
+    if (told->n_tokens < N_TOKENS) {
+        op = read_run(f, id, 0, N_TOKENS, rows);
+        assert_int_equal(op.error.code, SESSION_NOT_FOUND);
+        assert_string_equal(op.error.reason, "EVICTED");
+        assert_int_equal(op.error.token, told->n_tokens);
+        op = read_run(f, id, 0, N_TOKENS + 1, rows);
+        assert_string_equal(op.error.reason, "TOKEN_RANGE");
+    }
+    free(rows);
+}
+
+/* Three times what there is room for: all of it is taken, and what gave way is what was announced.
+ */
+static void test_announced(void **state)
+{
+    struct fixture *f = *state;
+    struct hub_subscriber *subscriber = subscribe(f);
+    uint64_t ids[N_MANY], n_dropped = 0, n_cut = 0, n_evicted;
+    struct told told[N_MANY];
+    struct status status;
+
+    f->config.cold_seconds = 0;
+    for (int i = 0; i < N_MANY; i++) {
+        ids[i] = create(f, NULL, 0, 0);
+        append(f, ids[i], 0, N_TOKENS, false);
+        told[i] = (struct told){ .n_tokens = N_TOKENS, .generation = 2 };
+    }
+    n_evicted = listen(f, subscriber, ids, N_MANY, told);
+    for (int i = 0; i < N_MANY; i++) {
+        check_reads(f, ids[i], &told[i], told[i].n_dropped);
+        n_dropped += told[i].n_dropped;
+        n_cut += N_TOKENS - told[i].n_tokens;
+    }
+    status = status_of(f);
+    assert_true(n_dropped > 0 && n_cut > 0);
+    assert_int_equal(status.tokens_evicted, n_cut);
+    assert_int_equal(status.tiles_evicted, n_evicted);
+    assert_int_equal(status.fine_dropped, n_dropped);
+    assert_int_equal(n_cut, n_evicted * DPQ_TILE_TOKENS); /* none was shared, or only cached */
+    assert_int_equal(status.n_sequences, N_MANY);
+    hub_unsubscribe(subscriber);
+}
+
+/* A sequence that was cut goes on where it ends now, and is told so; also after a restart. */
+static void test_goes_on(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t ids[N_MANY], cut = 0, at = 0;
+    float *rows = malloc(N_TOKENS * ROW_BYTES);
+    struct session_append op;
+    struct session_read read;
+
+    f->config.cold_seconds = 0;
+    for (int i = 0; i < N_MANY; i++) {
+        ids[i] = create(f, f->ids, 0, 0);
+        append(f, ids[i], 0, N_TOKENS, false);
+    }
+    for (int i = 0; i < N_MANY && !cut; i++) {
+        op = append_run(f, append_op(f, ids[i], N_TOKENS, 10, false));
+        if (op.error.code == SESSION_OK)
+            continue;
+        assert_int_equal(op.error.code, SESSION_NOT_FOUND);
+        assert_string_equal(op.error.reason, "EVICTED");
+        at = (uint64_t)op.error.token;
+        assert_true(at < N_TOKENS && at % DPQ_TILE_TOKENS == 0);
+        cut = ids[i];
+        append(f, cut, (uint32_t)at, 20, false);
+    }
+    assert_int_not_equal(cut, 0);
+    restart(f);
+    read = read_run(f, cut, at, 20, rows);
+    assert_int_equal(read.error.code, SESSION_OK);
+    assert_memory_equal(rows, f->input + at * ROW_NUMBERS, 20 * ROW_BYTES);
+    free(rows);
+}
+
+/* What was created to be kept is: then the next one waits. */
+static void test_kept(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t first = create_kept(f, true, true), id = first, n = 0;
+    struct session_append op = append(f, first, 0, N_TOKENS, false);
+    struct store_object base, fine;
+
+    f->config.cold_seconds = 0;
+    do {
+        id = create_kept(f, n % 2, true);
+        op = append_run(f, append_op(f, id, 0, N_TOKENS, false));
+        n++;
+    } while (op.error.code == SESSION_OK);
+    assert_int_equal(op.error.code, SESSION_RESOURCE_EXHAUSTED);
+    assert_string_equal(op.error.reason, "ARENA_FULL");
+    assert_true(op.error.retry_ms > 0);
+    assert_true(status_of(f).fine_dropped > 0);
+    assert_int_equal(status_of(f).tokens_evicted, 0);
+    stored(f, first, 1, &base, &fine);
+    assert_true(base.n_bytes && fine.n_bytes);
+    f->config.lease_seconds = 0; /* nothing waits for readers of before */
+    restart(f);                  /* the promise outlives the process */
+    for (n = 0, op.error.code = SESSION_OK; n < N_MANY && op.error.code == SESSION_OK; n++)
+        op = append_run(f, append_op(f, create_kept(f, true, true), 0, N_TOKENS, false));
+    assert_int_equal(op.error.code, SESSION_RESOURCE_EXHAUSTED);
+    stored(f, first, 1, &base, &fine);
+    assert_true(base.n_bytes && fine.n_bytes);
+}
+
+/* What was in use a moment ago is not cold. */
+static void test_warm(void **state)
+{
+    struct fixture *f = *state;
+    struct session_append op;
+
+    do
+        op = append_run(f, append_op(f, create(f, NULL, 0, 0), 0, N_TOKENS, false));
+    while (op.error.code == SESSION_OK);
+    assert_int_equal(op.error.code, SESSION_RESOURCE_EXHAUSTED);
+    assert_int_equal(status_of(f).fine_dropped, 0);
+    assert_int_equal(status_of(f).tokens_evicted, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_announced, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_goes_on, kept_setup, kept_teardown),
+        cmocka_unit_test_setup_teardown(test_kept, kept_setup, kept_teardown),
+        cmocka_unit_test_setup_teardown(test_warm, fixture_setup, fixture_teardown),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
