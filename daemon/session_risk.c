@@ -256,6 +256,8 @@ void session_risk(struct session *session, struct session_risk *op)
     op->n_cells = 0;
     if (op->has_profile)
         memcpy(&profile, op->profile_id, sizeof(profile));
+    if (op->is_fresh)
+        monitor_flush(session->monitor);
     monitor_get_counts(session->monitor, op->tenant, &op->counts);
     r = monitor_heat(session->monitor, op->tenant, profile, op->sequence_id, &heat);
     if (r) {

@@ -41,6 +41,7 @@ struct session_risk {
     bool has_profile;
     uint8_t profile_id[32]; /* without: the profile of the sequence that was heard of last */
     uint64_t sequence_id;   /* 0: the worst of all */
+    bool is_fresh;          /* all that was answered before is in it: waits for the risk thread */
     /* ---- */
     struct session_error error;
     struct monitor_counts counts;

@@ -93,6 +93,7 @@ void rpc_risk(struct rpc_call *call, const void *message)
         }
     }
     state->op.tenant = call->tenant;
+    state->op.is_fresh = true;
     state->op.sequence_id = request->sequence_id;
     state->job.run = risk;
     state->call = rpc_call_ref(call);

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from rpc import append_request, calibrate_requests, random_numbers, refused
+from test_restart import kept, make_profile, stubs_of  # noqa: F401
 
 N_TOKENS = 1024
 
@@ -74,6 +75,29 @@ def test_report_and_reset(api, stubs, watched_id):
     reset = next(e.stream_reset for e in call if e.HasField("stream_reset") and e.stream_reset.all_streams)
     assert (reset.sequence_id, reset.first_token) == (sequence, 256)
     call.cancel()
+
+
+def test_zones_survive(api, kept):
+    """A daemon that is killed and comes again: the map has the zones that tiles say, and the next tile is
+    coded as it would have been."""
+    kept.start()
+    with stubs_of(api, kept.daemon) as stubs:
+        profile_id = make_profile(api, stubs)
+        sequence = create(api, stubs, profile_id)
+        stubs.kv.Append(append_request(api, sequence, 0, tokens(gone_wrong(256, N_TOKENS), 0, 512)))
+        before = stubs.monitor.GetRisk(api.GetRiskRequest(sequence_id=sequence))
+        assert 2 in [cell.zone for cell in before.streams]
+        kept.kill()
+        kept.start()
+        after = stubs.monitor.GetRisk(api.GetRiskRequest(sequence_id=sequence), wait_for_ready=True)
+        assert [cell.zone for cell in after.streams] == [cell.zone for cell in before.streams]
+        other = create(api, stubs, profile_id)
+        numbers = gone_wrong(256, N_TOKENS)
+        stubs.kv.Append(append_request(api, other, 0, tokens(numbers, 0, 640)))
+        stubs.kv.Append(append_request(api, sequence, 512, tokens(numbers, 512, 640)))
+        mine, others = (stubs.monitor.GetRisk(api.GetRiskRequest(sequence_id=s)).streams
+                        for s in (sequence, other))
+        assert [cell.mu for cell in mine] == [cell.mu for cell in others]
 
 
 def test_refusals(api, stubs, watched_id):

@@ -61,9 +61,8 @@ static struct session_report report(struct fixture *f, struct session_where wher
 
 static struct session_risk risk_of(struct fixture *f, uint64_t sequence_id)
 {
-    struct session_risk op = { .sequence_id = sequence_id };
+    struct session_risk op = { .sequence_id = sequence_id, .is_fresh = true };
 
-    monitor_flush(f->session->monitor);
     session_risk(f->session, &op);
     assert_int_equal(op.error.code, SESSION_OK);
     return op;
