@@ -331,6 +331,8 @@ def peak(api, stubs, daemon):
         return next(int(x.split()[1]) * 1024 for x in file if x.startswith("VmHWM")) - used
 
 
+@pytest.mark.skipif("ASAN_OPTIONS" in os.environ or "TSAN_OPTIONS" in os.environ,
+                    reason="a sanitizer keeps what was freed")
 def test_memory_of_stalled_readers(api, make_daemon):
     """Readers that take nothing, each on a connection of its own: a chunk each, and what their window
     has room for. Writers that send ahead as fast as they can: no more than 4 MiB each."""
