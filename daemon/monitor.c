@@ -250,19 +250,18 @@ static void *run(void *user)
         while (take_some(monitor))
             ;
         note_cpu_time(monitor);
-        /* whoever puts something after the look below sees this, and posts */
-        __atomic_store_n(&monitor->is_asleep, true, __ATOMIC_SEQ_CST);
-        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        /* All change this word by exchanges, so each sees what came before the one before: either
+         * wake() sees this one and posts, or what it was called for is seen below. */
+        (void)__atomic_exchange_n(&monitor->is_asleep, true, __ATOMIC_SEQ_CST);
         if (is_empty(monitor) && !__atomic_load_n(&monitor->is_stopping, __ATOMIC_ACQUIRE))
             sem_wait(&monitor->wake); /* interrupted: looks once more */
-        __atomic_store_n(&monitor->is_asleep, false, __ATOMIC_RELAXED);
+        (void)__atomic_exchange_n(&monitor->is_asleep, false, __ATOMIC_SEQ_CST);
     }
     return NULL;
 }
 
 static void wake(struct monitor *monitor)
 {
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (__atomic_exchange_n(&monitor->is_asleep, false, __ATOMIC_SEQ_CST))
         sem_post(&monitor->wake);
 }
