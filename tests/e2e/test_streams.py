@@ -313,11 +313,12 @@ def test_client_killed_midway(api, stubs, daemon, profile_id):
     assert n >= acknowledged and n % 100 == 0
     kv = np.random.default_rng(8).standard_normal((2, 2, 2, 100, 32)).astype(np.float16)
     tail = n % 128
-    got = np.empty((2, 2, 2, tail, 32), np.float16)
-    reply = stubs.kv.Read(api.ReadRequest(sequence_id=sequence, first_token=n - tail, n_tokens=tail,
-                                          tensor=tensor_of(api, got)))
-    got = np.frombuffer(reply.inline_data, np.float16).reshape(got.shape)
-    assert np.array_equal(got, np.concatenate([kv, kv], 3)[:, :, :, 200 - tail:])
+    if tail:  # 3,200 tokens have none
+        got = np.empty((2, 2, 2, tail, 32), np.float16)
+        reply = stubs.kv.Read(api.ReadRequest(sequence_id=sequence, first_token=n - tail, n_tokens=tail,
+                                              tensor=tensor_of(api, got)))
+        got = np.frombuffer(reply.inline_data, np.float16).reshape(got.shape)
+        assert np.array_equal(got, np.concatenate([kv, kv], 3)[:, :, :, 200 - tail:])
     release(api, stubs, sequence)
 
 
