@@ -23,11 +23,6 @@ def forward(smol, chosen) -> float:
     return time.perf_counter() - begin
 
 
-def peak_bytes(daemon) -> int:
-    status = pathlib.Path(f"/proc/{daemon.process.pid}/status").read_text(encoding="ascii")
-    return 1024 * int(next(x for x in status.splitlines() if x.startswith("VmHWM")).split()[1])
-
-
 def measure(smol, chosen) -> dict:
     from deltapq import Client
     from deltapq.demo.progress import Progress
@@ -46,7 +41,7 @@ def measure(smol, chosen) -> dict:
             seconds = time.perf_counter() - begin
             bar.end()
             audit = client.audit(reply.profile_id)
-            peak = peak_bytes(daemon)
+            peak = daemon.peak_bytes()
         daemon.stop()
     cpu = resource.getrusage(resource.RUSAGE_CHILDREN)
     chosen_of, gains = {}, {}

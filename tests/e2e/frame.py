@@ -117,6 +117,11 @@ class Daemon:
         assert code == 0, f"ended with {code}: {self.log()}"
         assert "runtime error" not in self.log(), self.log()
 
+    def peak_bytes(self):
+        """VmHWM: the most memory that it has had."""
+        with open(f"/proc/{self.process.pid}/status", encoding="ascii") as file:
+            return 1024 * next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+
     def n_fds(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
