@@ -79,6 +79,19 @@ void session_error_set(struct session_error *error, enum session_code code, cons
     va_end(args);
 }
 
+void session_error_busy(struct session_error *error)
+{
+    session_error_set(error, SESSION_RESOURCE_EXHAUSTED, "QUEUE",
+                      "the workers' queue is full: come again");
+    error->retry_ms = RETRY_MS;
+}
+
+void session_error_no_sequence(struct session_error *error, uint64_t sequence_id)
+{
+    session_error_set(error, SESSION_NOT_FOUND, "SEQUENCE", "sequence_id %llu is unknown",
+                      (unsigned long long)sequence_id);
+}
+
 void session_error_fault(struct session_error *error, int r, const char *what)
 {
     if (r == -ENOMEM) {

@@ -57,6 +57,10 @@ struct session_error {
 void session_error_set(struct session_error *error, enum session_code code, const char *reason,
                        const char *format, ...) __attribute__((format(printf, 4, 5)));
 
+/** session_error_busy() - RESOURCE_EXHAUSTED QUEUE: the workers have too much to do; may be retried
+ */
+void session_error_busy(struct session_error *error);
+
 struct config;
 struct hub;
 struct pool;

@@ -413,8 +413,7 @@ static int enter(struct append *append, bool *ret_begin)
     session_lock(session);
     sequence = sequence_find(session, op->tenant, op->sequence_id);
     if (!sequence) {
-        session_error_set(&op->error, SESSION_NOT_FOUND, "SEQUENCE", "sequence_id %llu is unknown",
-                          (unsigned long long)op->sequence_id);
+        session_error_no_sequence(&op->error, op->sequence_id);
     } else {
         append->sequence = sequence;
         append->row_bytes =
@@ -469,9 +468,7 @@ void session_append(struct session *session, struct session_append *op)
         return;
     }
     if (begin && pool_submit(session->pool, &append->job)) {
-        session_error_set(&append->error, SESSION_RESOURCE_EXHAUSTED, "QUEUE",
-                          "the workers' queue is full");
-        append->error.retry_ms = RETRY_MS;
+        session_error_busy(&append->error);
         append_finish(append);
     }
 }

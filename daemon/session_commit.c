@@ -20,33 +20,38 @@
 /* A slice of the commit copies about this much, some milliseconds' worth. */
 enum { SLICE_BYTES = 16 << 20 };
 
-static int put_part(struct append *append, uint32_t i, uint64_t now_ns)
+struct store_put_args sequence_put_args(const struct sequence *sequence, uint64_t first_index)
 {
     static const uint8_t NO_PARENT[KEY_BYTES];
-    struct sequence *sequence = append->sequence;
     const struct dpq_geometry *geometry = profile_geometry(sequence->profile);
-    struct part *part = &append->parts[i];
-    uint64_t first_index = append->tail_first + (uint64_t)i * DPQ_TILE_TOKENS;
-    struct store_put_args args = {
-        .key = part->key,
-        .parent = i                   ? append->parts[i - 1].key
-                  : sequence->n_tiles ? tile_key(sequence->tiles[sequence->n_tiles - 1])
-                                      : NO_PARENT,
+
+    return (struct store_put_args){
+        .parent = sequence->n_tiles ? tile_key(sequence->tiles[sequence->n_tiles - 1]) : NO_PARENT,
         .profile = dpq_profile_digest(sequence->profile->profile),
         .sequence_id = sequence->entry.id,
         .first_index = first_index,
         .first_position = sequence->position_base + first_index,
         .rate = sequence->rate,
         .n_numbers = dpq_row_bytes(geometry, DPQ_F16) / 2 * DPQ_TILE_TOKENS,
-        .base = part->base,
-        .n_base = part->n_base,
-        .fine = part->fine,
-        .n_fine = part->n_fine,
-        .keeps_fine = part->keeps_fine,
     };
-    struct tenant *tenant = sequence->tenant;
+}
+
+static int put_part(struct append *append, uint32_t i, uint64_t now_ns)
+{
+    struct part *part = &append->parts[i];
+    struct tenant *tenant = append->sequence->tenant;
+    struct store_put_args args =
+        sequence_put_args(append->sequence, append->tail_first + (uint64_t)i * DPQ_TILE_TOKENS);
     int r;
 
+    if (i)
+        args.parent = append->parts[i - 1].key;
+    args.key = part->key;
+    args.base = part->base;
+    args.n_base = part->n_base;
+    args.fine = part->fine;
+    args.n_fine = part->n_fine;
+    args.keeps_fine = part->keeps_fine;
     do
         r = store_put(tenant->store, &args, now_ns, &part->tile);
     while (r == STORE_E_FULL && pressure_relieve(tenant, part->n_base + part->n_fine, now_ns));

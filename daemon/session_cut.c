@@ -136,11 +136,5 @@ void cut_fail(struct errand *errand, int r, const struct cut *cut, const char *w
 
     if (cut->n_rows)
         n_bytes += DPQ_TILE_TOKENS * dpq_row_bytes(profile_geometry(sequence->profile), cut->dtype);
-    if (r == STORE_E_FULL)
-        tenant_no_room(sequence->tenant, n_bytes, errand->error);
-    else if (r == STORE_E_CORRUPT)
-        session_error_set(errand->error, SESSION_DATA_LOSS, "CORRUPT",
-                          "the sequence's stored record does not match its checksum");
-    else
-        session_error_fault(errand->error, error_fold(r), what);
+    errand_fail(errand, r, n_bytes, what);
 }

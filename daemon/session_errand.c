@@ -1,6 +1,6 @@
 #include "daemon/session_errand.h"
 
-#include "daemon/hub.h"
+#include "lib/base/error.h"
 
 static void finish(struct errand *errand)
 {
@@ -32,6 +32,17 @@ static bool begin(struct turn *turn)
     return false;
 }
 
+void errand_fail(struct errand *errand, int r, uint64_t n_bytes, const char *what)
+{
+    if (r == STORE_E_FULL)
+        tenant_no_room(errand->sequence->tenant, n_bytes, errand->error);
+    else if (r == STORE_E_CORRUPT)
+        session_error_set(errand->error, SESSION_DATA_LOSS, "CORRUPT",
+                          "the sequence's stored record does not match its checksum");
+    else
+        session_error_fault(errand->error, error_fold(r), what);
+}
+
 void errand_start(struct session *session, uint32_t tenant, uint64_t sequence_id,
                   struct errand *errand)
 {
@@ -44,17 +55,14 @@ void errand_start(struct session *session, uint32_t tenant, uint64_t sequence_id
     session_lock(session);
     errand->sequence = sequence_find(session, tenant, sequence_id);
     if (!errand->sequence)
-        session_error_set(errand->error, SESSION_NOT_FOUND, "SEQUENCE",
-                          "sequence_id %llu is unknown", (unsigned long long)sequence_id);
+        session_error_no_sequence(errand->error, sequence_id);
     else
         r = sequence_enter(errand->sequence, &errand->turn, &is_ours, errand->error);
     session_unlock(session);
     if (r) {
         errand->answer(errand);
     } else if (is_ours && pool_submit(session->pool, &errand->job)) {
-        session_error_set(errand->error, SESSION_RESOURCE_EXHAUSTED, "QUEUE",
-                          "the workers' queue is full");
-        errand->error->retry_ms = RETRY_MS;
+        session_error_busy(errand->error);
         finish(errand);
     }
 }

@@ -21,6 +21,14 @@ struct errand {
 };
 
 /**
+ * errand_fail() - the errand's error, for what the sequence's tail or record could not take
+ * @r:       STORE_E_FULL, STORE_E_CORRUPT, a fault
+ * @n_bytes: that there was no room for
+ * @what:    the verb
+ */
+void errand_fail(struct errand *errand, int r, uint64_t n_bytes, const char *what);
+
+/**
  * errand_start() - find the sequence, wait for its turn, work, answer, let the next turn begin
  * @errand: error, work and answer are set
  * Thread: any; may answer before it returns.

@@ -112,8 +112,7 @@ static int take_sequence(struct session_export *export, struct session_export_op
     uint64_t n = op->n_tokens;
 
     if (!sequence) {
-        session_error_set(&op->error, SESSION_NOT_FOUND, "SEQUENCE", "sequence_id %llu is unknown",
-                          id);
+        session_error_no_sequence(&op->error, id);
         return 1;
     }
     n = n ? n : sequence->n_tokens;
@@ -379,16 +378,9 @@ int session_export_next(struct session_export *export, struct session_piece *pie
     piece->n_bytes = piece->total_bytes = 0;
     export->piece = piece;
     export->job.run = fill;
-    if (export->is_admitted) {
-        pool_resubmit(export->session->pool, &export->job);
-        return 0;
+    if (pool_carry_on(export->session->pool, &export->job, &export->is_admitted)) {
+        session_error_busy(&piece->error);
+        piece->done(piece);
     }
-    export->is_admitted = true;
-    if (!pool_submit(export->session->pool, &export->job))
-        return 0;
-    session_error_set(&piece->error, SESSION_RESOURCE_EXHAUSTED, "QUEUE",
-                      "the workers' queue is full");
-    piece->error.retry_ms = RETRY_MS;
-    piece->done(piece);
     return 0;
 }

@@ -180,17 +180,10 @@ void session_import_data(struct session_import *import, struct session_import_da
     import->op = op;
     import->has_bytes = false;
     import->job.run = take;
-    if (import->is_admitted) {
-        pool_resubmit(import->session->pool, &import->job);
-        return;
+    if (pool_carry_on(import->session->pool, &import->job, &import->is_admitted)) {
+        session_error_busy(&op->error);
+        op->done(op);
     }
-    import->is_admitted = true;
-    if (!pool_submit(import->session->pool, &import->job))
-        return;
-    session_error_set(&op->error, SESSION_RESOURCE_EXHAUSTED, "QUEUE",
-                      "the workers' queue is full");
-    op->error.retry_ms = RETRY_MS;
-    op->done(op);
 }
 
 int session_import_end(const struct session_import *import, struct session_error *ret_error)

@@ -165,36 +165,24 @@ static void tell_tile(struct session_import *import, const struct export_record 
 int import_tile(struct session_import *import, const struct export_record *record, uint32_t worker,
                 struct session_error *error)
 {
-    static const uint8_t NO_PARENT[KEY_BYTES];
     struct sequence *sequence = import->sequence;
     uint64_t index = record->tile.first_index;
-    const uint8_t *parent =
-        sequence->n_tiles ? tile_key(sequence->tiles[sequence->n_tiles - 1]) : NO_PARENT;
+    struct store_put_args args = sequence_put_args(sequence, index);
     uint8_t key[KEY_BYTES];
-    struct store_put_args args = {
-        .key = key,
-        .parent = parent,
-        .profile = dpq_profile_digest(sequence->profile->profile),
-        .sequence_id = sequence->entry.id,
-        .first_index = index,
-        .first_position = sequence->position_base + index,
-        .rate = sequence->rate,
-        .n_numbers =
-            dpq_row_bytes(profile_geometry(sequence->profile), DPQ_F16) / 2 * DPQ_TILE_TOKENS,
-        .base = record->tile.base,
-        .n_base = record->tile.n_base,
-        .fine = record->tile.fine,
-        .n_fine = record->tile.n_fine,
-    };
     bool made, droppable = false;
     int r = check_tile(import, record, worker, error);
 
+    args.key = key;
+    args.base = record->tile.base;
+    args.n_base = record->tile.n_base;
+    args.fine = record->tile.fine;
+    args.n_fine = record->tile.n_fine;
     if (!r)
         r = dpq_tile_fine(args.base, args.n_base, &made, &droppable);
     args.keeps_fine = !droppable;
     if (!r)
-        r = key_tile(session_key_maker(import->session, (int32_t)worker), sequence->scope, parent,
-                     sequence->token_ids + index, key);
+        r = key_tile(session_key_maker(import->session, (int32_t)worker), sequence->scope,
+                     args.parent, sequence->token_ids + index, key);
     if (r)
         return r == 1 ? 1 : error_fold(r);
     r = store_put(import->tenant->store, &args, session_now_ns(),

@@ -210,6 +210,8 @@ void session_lock(struct session *session);
 void session_unlock(struct session *session);
 uint64_t session_new_id(struct session *session); /* locked */
 void session_error_clear(struct session_error *error);
+/* NOT_FOUND SEQUENCE: sequence_find() found none */
+void session_error_no_sequence(struct session_error *error, uint64_t sequence_id);
 /* A fault stops here: logged, and the request gets INTERNAL, or RESOURCE_EXHAUSTED for -ENOMEM. */
 void session_error_fault(struct session_error *error, int r, const char *what);
 int session_worker_codec(struct session *session, uint32_t worker, struct profile_entry *profile,
@@ -338,7 +340,13 @@ int prefix_find(struct store *store, struct key_maker *maker, const uint8_t scop
                 struct prefix_hit *ret_hit) _must_check_;
 void prefix_hit_deinit(struct prefix_hit *hit);
 
+/* session_commit.c: what store_put() is told of a tile of this sequence's that begins at a token
+ * and follows its last one; key and objects are for the caller to add */
+struct store_put_args sequence_put_args(const struct sequence *sequence, uint64_t first_index);
+
 /* session_profile.c */
+/* also one that is being removed; locked */
+struct profile_entry *profile_find(const struct session *session, const uint8_t profile_id[32]);
 /* with a reference; NULL: unknown */
 struct profile_entry *profile_get(struct session *session, const uint8_t profile_id[32]);
 struct profile_entry *profile_ref(struct profile_entry *entry); /* locked */

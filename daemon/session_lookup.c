@@ -159,8 +159,7 @@ static int find(struct session *session, struct session_lookup *op, struct key_m
         if (sequence)
             match_tail(sequence, scope, &hit, op, until_ns);
         else if (op->sequence_id)
-            session_error_set(&op->error, SESSION_NOT_FOUND, "SEQUENCE",
-                              "sequence_id %llu is unknown", (unsigned long long)op->sequence_id);
+            session_error_no_sequence(&op->error, op->sequence_id);
         tenant->lookup_tokens_asked += op->prefix.n_token_ids;
         tenant->lookup_tokens_hit += op->n_tokens;
         session_unlock(session);
@@ -216,9 +215,7 @@ void session_lookup(struct session *session, struct session_lookup *op)
         *l = (struct lookup){ { .run = lookup_on_worker }, session, op };
         if (!pool_submit(session->pool, &l->job))
             return;
-        session_error_set(&op->error, SESSION_RESOURCE_EXHAUSTED, "QUEUE",
-                          "the workers' queue is full");
-        op->error.retry_ms = RETRY_MS;
+        session_error_busy(&op->error);
         free(l);
     }
     op->done(op);

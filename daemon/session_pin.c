@@ -32,19 +32,14 @@ static void pin(struct errand *errand, uint32_t worker)
     change.pinned_until_ns = op->ttl_ms ? until_ns : 0;
     if (op->ttl_ms || op->was_pinned)
         r = sequence_write(sequence, &change, now_ns);
-    if (r == STORE_E_FULL) {
-        tenant_no_room(sequence->tenant, sequence->n_token_ids * sizeof(uint32_t), errand->error);
-    } else if (r == STORE_E_CORRUPT) {
-        session_error_set(errand->error, SESSION_DATA_LOSS, "CORRUPT",
-                          "the sequence's stored record does not match its checksum");
-    } else if (r) {
-        session_error_fault(errand->error, error_fold(r), "Pin");
-    } else {
-        session_lock(errand->session);
-        sequence_set_pin(sequence, change.pinned_until_ns);
-        session_unlock(errand->session);
-        op->left_ms = op->ttl_ms ? (until_ns - now_ns) / 1000000 : 0;
+    if (r) {
+        errand_fail(errand, r, sequence->n_token_ids * sizeof(uint32_t), "Pin");
+        return;
     }
+    session_lock(errand->session);
+    sequence_set_pin(sequence, change.pinned_until_ns);
+    session_unlock(errand->session);
+    op->left_ms = op->ttl_ms ? (until_ns - now_ns) / 1000000 : 0;
 }
 
 static void answer(struct errand *errand)

@@ -112,8 +112,7 @@ static int entry_new(const void *bytes, size_t n_bytes, struct profile_entry **r
 
 /* --- the table -------------------------------------------------------------------------------- */
 
-static struct profile_entry *find_locked(const struct session *session,
-                                         const uint8_t profile_id[32])
+struct profile_entry *profile_find(const struct session *session, const uint8_t profile_id[32])
 {
     for (size_t i = 0; i < session->n_profiles; i++) {
         if (!memcmp(dpq_profile_digest(session->profiles[i]->profile), profile_id,
@@ -134,7 +133,7 @@ struct profile_entry *profile_get(struct session *session, const uint8_t profile
     struct profile_entry *entry;
 
     session_lock(session);
-    entry = find_locked(session, profile_id);
+    entry = profile_find(session, profile_id);
     entry = entry && !entry->gone ? profile_ref(entry) : NULL;
     session_unlock(session);
     return entry;
@@ -160,7 +159,7 @@ static int add(struct session *session, struct profile_entry *entry)
     int r = 0;
 
     session_lock(session);
-    if (find_locked(session, dpq_profile_digest(entry->profile))) {
+    if (profile_find(session, dpq_profile_digest(entry->profile))) {
         r = 1;
     } else if (session->n_profiles >= MAX_PROFILES) {
         r = 2;
@@ -297,7 +296,7 @@ static bool is_served(struct session *session, const uint8_t profile_id[32])
     bool served;
 
     session_lock(session);
-    served = find_locked(session, profile_id) != NULL;
+    served = profile_find(session, profile_id) != NULL;
     session_unlock(session);
     return served;
 }

@@ -20,16 +20,6 @@ struct users {
     bool others;                                    /* another tenant, or a request that looks */
 };
 
-static struct profile_entry *find(const struct session *session, const uint8_t profile_id[32])
-{
-    for (size_t i = 0; i < session->n_profiles; i++)
-        if (!session->profiles[i]->gone &&
-            !memcmp(dpq_profile_digest(session->profiles[i]->profile), profile_id,
-                    DPQ_DIGEST_BYTES))
-            return session->profiles[i];
-    return NULL;
-}
-
 /* Who has a reference? Locked */
 static struct users count_references(const struct session *session, uint32_t tenant,
                                      const struct profile_entry *entry)
@@ -69,7 +59,9 @@ static bool look(struct session *session, uint32_t tenant, const uint8_t profile
     struct profile_entry *entry;
 
     session_lock(session);
-    entry = find(session, profile_id);
+    entry = profile_find(session, profile_id);
+    if (entry && entry->gone)
+        entry = NULL;
     if (entry) {
         *ret_users = count_references(session, tenant, entry);
         entry->gone = marks && entry->refs - entry->n_codecs == 1;

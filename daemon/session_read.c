@@ -45,8 +45,7 @@ static int check_range(const struct sequence *sequence, struct session_read *op,
     const struct dpq_geometry *geometry;
 
     if (!sequence) {
-        session_error_set(&op->error, SESSION_NOT_FOUND, "SEQUENCE", "sequence_id %llu is unknown",
-                          (unsigned long long)op->sequence_id);
+        session_error_no_sequence(&op->error, op->sequence_id);
         return 1;
     }
     geometry = profile_geometry(sequence->profile);
@@ -343,9 +342,7 @@ void session_read(struct session *session, struct session_read *op)
         r = pool_loop_start(session->pool, &reading->loop, /* admitted= */ false);
         if (!r)
             return;
-        session_error_set(&op->error, SESSION_RESOURCE_EXHAUSTED, "QUEUE",
-                          "the workers' queue is full");
-        op->error.retry_ms = RETRY_MS;
+        session_error_busy(&op->error);
     }
     reading_free(reading);
     op->done(op);

@@ -212,16 +212,9 @@ int session_read_next(struct session_read_stream *stream, struct session_chunk *
     chunk->bytes = NULL;
     stream->chunk = chunk;
     stream->job.run = decode;
-    if (stream->is_admitted) {
-        pool_resubmit(stream->session->pool, &stream->job);
-        return 0;
+    if (pool_carry_on(stream->session->pool, &stream->job, &stream->is_admitted)) {
+        session_error_busy(&chunk->error);
+        chunk->done(chunk);
     }
-    stream->is_admitted = true;
-    if (!pool_submit(stream->session->pool, &stream->job))
-        return 0;
-    session_error_set(&chunk->error, SESSION_RESOURCE_EXHAUSTED, "QUEUE",
-                      "the workers' queue is full");
-    chunk->error.retry_ms = RETRY_MS;
-    chunk->done(chunk);
     return 0;
 }

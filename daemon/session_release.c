@@ -58,8 +58,7 @@ void session_release(struct session *session, struct session_release *op)
     session_lock(session);
     sequence = sequence_find(session, op->tenant, op->sequence_id);
     if (!sequence)
-        session_error_set(&op->error, SESSION_NOT_FOUND, "SEQUENCE", "sequence_id %llu is unknown",
-                          (unsigned long long)op->sequence_id);
+        session_error_no_sequence(&op->error, op->sequence_id);
     else
         r = sequence_enter(sequence, &release->turn, &begin, &op->error);
     if (!r) {

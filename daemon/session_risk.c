@@ -185,8 +185,7 @@ static void note_inputs(struct session *session, const struct session_where *whe
     struct risk_input *inputs;
 
     if (!sequence) {
-        session_error_set(ret_error, SESSION_NOT_FOUND, "SEQUENCE", "sequence_id %llu is unknown",
-                          (unsigned long long)where->sequence_id);
+        session_error_no_sequence(ret_error, where->sequence_id);
         return;
     }
     g = profile_geometry(sequence->profile);

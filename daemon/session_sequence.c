@@ -488,9 +488,7 @@ void session_create(struct session *session, struct session_create *op)
             *creation = (struct creation){ { .run = create_on_worker }, session, op, profile };
             if (!pool_submit(session->pool, &creation->job))
                 return;
-            session_error_set(&op->error, SESSION_RESOURCE_EXHAUSTED, "QUEUE",
-                              "the workers' queue is full");
-            op->error.retry_ms = RETRY_MS;
+            session_error_busy(&op->error);
             free(creation);
         }
     }

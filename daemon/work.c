@@ -142,6 +142,16 @@ void pool_resubmit(struct pool *pool, struct job *job)
     pthread_mutex_unlock(&pool->mutex);
 }
 
+int pool_carry_on(struct pool *pool, struct job *job, bool *is_admitted)
+{
+    if (!*is_admitted) {
+        *is_admitted = true;
+        return pool_submit(pool, job);
+    }
+    pool_resubmit(pool, job);
+    return 0;
+}
+
 uint32_t pool_n_workers(const struct pool *pool)
 {
     return pool->n_workers;

@@ -27,6 +27,9 @@ int pool_submit(struct pool *pool, struct job *job) _must_check_;
 /** pool_resubmit() - the next slice or part of what was admitted once: never refused */
 void pool_resubmit(struct pool *pool, struct job *job);
 
+/** pool_carry_on() - pool_submit() the first time, pool_resubmit() from then on; 1: refused */
+int pool_carry_on(struct pool *pool, struct job *job, bool *is_admitted) _must_check_;
+
 uint32_t pool_n_workers(const struct pool *pool);
 void pool_counts(struct pool *pool, uint32_t *ret_queued, uint32_t *ret_running);
 

@@ -5,11 +5,10 @@
 #include "daemon/rpc/rpc_state.h"
 #include "deltapq/v1/profiles.pb-c.h"
 
-enum { RETRY_MS = 200, N = SESSION_AUDIT_CANDIDATES };
+enum { N = SESSION_AUDIT_CANDIDATES };
 
 struct audit_state {
-    struct job job; /* first, see audit() */
-    struct rpc_call *call;
+    struct rpc_work work;
     struct session_audit op;
 };
 
@@ -125,18 +124,15 @@ static void reply_with(struct rpc_call *call, const struct session_audit *op)
 
 /* --- the request ------------------------------------------------------------------------------ */
 
-static void audit(struct job *job, uint32_t worker)
+static void audit(struct rpc_call *call)
 {
-    struct audit_state *state = (struct audit_state *)job;
-    struct rpc_call *call = state->call;
+    struct audit_state *state = call->state;
 
-    (void)worker;
     session_audit(call->server->options.session, &state->op);
     if (state->op.error.code == SESSION_OK)
         reply_with(call, &state->op);
     else
         rpc_call_fail(call, &state->op.error);
-    rpc_call_unref(call);
 }
 
 void rpc_audit(struct rpc_call *call, const void *message)
@@ -153,13 +149,5 @@ void rpc_audit(struct rpc_call *call, const void *message)
     }
     state->op.first_row = request->first_row;
     state->op.max_rows = request->max_rows;
-    state->job.run = audit;
-    state->call = rpc_call_ref(call);
-    if (!pool_submit(call->server->options.pool, &state->job))
-        return;
-    session_error_set(&error, SESSION_RESOURCE_EXHAUSTED, "QUEUE",
-                      "the workers' queue is full: come again");
-    error.retry_ms = RETRY_MS;
-    rpc_call_fail(call, &error);
-    rpc_call_unref(call);
+    rpc_call_work(call, &state->work, audit);
 }

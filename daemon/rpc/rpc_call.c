@@ -196,6 +196,28 @@ void rpc_call_refuse(struct rpc_call *call, enum session_code code, const char *
     rpc_call_fail(call, &error);
 }
 
+static void work_run(struct job *job, uint32_t worker)
+{
+    struct rpc_work *work = (struct rpc_work *)job;
+    struct rpc_call *call = work->call;
+
+    (void)worker;
+    work->run(call);
+    rpc_call_unref(call);
+}
+
+void rpc_call_work(struct rpc_call *call, struct rpc_work *work, void (*run)(struct rpc_call *call))
+{
+    struct session_error error;
+
+    *work = (struct rpc_work){ { .run = work_run }, rpc_call_ref(call), run };
+    if (!pool_submit(call->server->options.pool, &work->job))
+        return;
+    session_error_busy(&error);
+    rpc_call_fail(call, &error);
+    rpc_call_unref(call);
+}
+
 void rpc_call_no_memory(struct rpc_call *call)
 {
     struct session_error error;

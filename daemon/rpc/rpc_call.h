@@ -19,6 +19,7 @@
 #include <stdbool.h>
 
 #include "daemon/session.h"
+#include "daemon/work.h"
 #include "lib/base/defs.h"
 
 struct rpc_call;
@@ -88,6 +89,17 @@ struct rpc_call *rpc_call_unref(struct rpc_call *call); /* returns NULL */
 /** rpc_call_state() - make call->state: zeroed, freed with the call. NULL: the call was answered so
  */
 void *rpc_call_state(struct rpc_call *call, size_t n_bytes);
+
+/* What a worker does for a call: part of its state. */
+struct rpc_work {
+    struct job job; /* first: rpc_call.c */
+    struct rpc_call *call;
+    void (*run)(struct rpc_call *call);
+};
+
+/** rpc_call_work() - @run answers on a worker, or the call is refused: the queue is full */
+void rpc_call_work(struct rpc_call *call, struct rpc_work *work,
+                   void (*run)(struct rpc_call *call));
 
 /** rpc_call_reply() - answer with a message and OK; @message: NULL for none */
 void rpc_call_reply(struct rpc_call *call, const ProtobufCMessage *message);

@@ -3,8 +3,6 @@
  *
  *     opened (a job: token ids are copied) -> a piece is made (a job) -> sent -> the next … -> OK
  */
-#include <stddef.h>
-
 #include "daemon/rpc/rpc_check.h"
 #include "daemon/rpc/rpc_message.h"
 #include "daemon/rpc/rpc_methods.h"
@@ -14,11 +12,9 @@
 
 enum { DATA = 1 }; /* the field's number in ExportReply */
 
-enum { RETRY_MS = 200 };
-
 struct export_state {
     struct session_piece piece; /* first, see rpc_export_done() */
-    struct job job;
+    struct rpc_work open_work;
     struct rpc_call *call;
     struct session_export_open open;
     struct session_export *export;
@@ -58,18 +54,14 @@ void rpc_export_sent(struct rpc_call *call)
     rpc_call_unref(call);
 }
 
-static void open(struct job *job, uint32_t worker)
+static void open(struct rpc_call *call)
 {
-    struct export_state *state =
-        (struct export_state *)(void *)((char *)job - offsetof(struct export_state, job));
-    struct rpc_call *call = state->call;
+    struct export_state *state = call->state;
 
-    (void)worker;
     if (session_export_open(call->server->options.session, &state->open, &state->export))
         rpc_call_fail(call, &state->open.error);
     else
         rpc_export_sent(call);
-    rpc_call_unref(call);
 }
 
 static int fill(struct export_state *state, const Deltapq__V1__ExportRequest *request)
@@ -101,13 +93,5 @@ void rpc_export(struct rpc_call *call, const void *message)
         rpc_call_fail(call, &state->open.error);
         return;
     }
-    state->job.run = open;
-    rpc_call_ref(call);
-    if (!pool_submit(call->server->options.pool, &state->job))
-        return;
-    session_error_set(&state->open.error, SESSION_RESOURCE_EXHAUSTED, "QUEUE",
-                      "the workers' queue is full");
-    state->open.error.retry_ms = RETRY_MS;
-    rpc_call_fail(call, &state->open.error);
-    rpc_call_unref(call);
+    rpc_call_work(call, &state->open_work, open);
 }

@@ -6,11 +6,8 @@
 #include "daemon/session_risk.h"
 #include "deltapq/v1/monitor.pb-c.h"
 
-enum { RETRY_MS = 200 };
-
 struct risk_state {
-    struct job job; /* first, see risk() */
-    struct rpc_call *call;
+    struct rpc_work work;
     struct session_risk op;
 };
 
@@ -63,18 +60,15 @@ static void reply_with(struct rpc_call *call, const struct session_risk *op)
     free(pointers);
 }
 
-static void risk(struct job *job, uint32_t worker)
+static void risk(struct rpc_call *call)
 {
-    struct risk_state *state = (struct risk_state *)job;
-    struct rpc_call *call = state->call;
+    struct risk_state *state = call->state;
 
-    (void)worker;
     session_risk(call->server->options.session, &state->op);
     if (state->op.error.code == SESSION_OK)
         reply_with(call, &state->op);
     else
         rpc_call_fail(call, &state->op.error);
-    rpc_call_unref(call);
 }
 
 void rpc_risk(struct rpc_call *call, const void *message)
@@ -95,13 +89,5 @@ void rpc_risk(struct rpc_call *call, const void *message)
     state->op.tenant = call->tenant;
     state->op.is_fresh = true;
     state->op.sequence_id = request->sequence_id;
-    state->job.run = risk;
-    state->call = rpc_call_ref(call);
-    if (!pool_submit(call->server->options.pool, &state->job))
-        return;
-    session_error_set(&error, SESSION_RESOURCE_EXHAUSTED, "QUEUE",
-                      "the workers' queue is full: come again");
-    error.retry_ms = RETRY_MS;
-    rpc_call_fail(call, &error);
-    rpc_call_unref(call);
+    rpc_call_work(call, &state->work, risk);
 }
