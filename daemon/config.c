@@ -18,6 +18,7 @@
 
 #include "daemon/config_keys.h"
 #include "lib/base/error.h"
+#include "lib/store/memory.h"
 
 enum {
     FILE_MAX_BYTES = 1 << 20,
@@ -367,4 +368,12 @@ int config_check_memory(const struct config *config, uint64_t ram_bytes, uint64_
         return 0;
     }
     return CONFIG_E_REFUSED;
+}
+
+int config_check_machine(const struct config *config, char *ret_message)
+{
+    uint64_t ram_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    const struct memory_paths paths = MEMORY_PATHS;
+
+    return config_check_memory(config, ram_bytes, memory_limit_bytes(&paths), ret_message);
 }

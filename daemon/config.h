@@ -81,3 +81,6 @@ int config_load(const char *path, struct config *ret_config, char *ret_message) 
  */
 int config_check_memory(const struct config *config, uint64_t ram_bytes, uint64_t group_bytes,
                         char *ret_message) _must_check_;
+
+/** config_check_machine() - config_check_memory() by this machine, and this process's groups */
+int config_check_machine(const struct config *config, char *ret_message) _must_check_;

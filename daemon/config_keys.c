@@ -26,6 +26,7 @@ enum { RUNTIME_DIR_MAX = 96 };
 #define OF(field)     offsetof(struct config_tenant, field)
 #define NUMBER        CONFIG_TYPE_NUMBER
 #define SIZE          CONFIG_TYPE_SIZE
+#define LIVE          NULL, true
 
 static const struct config_key keys[] = {
     { DAEMON(runtime_dir), "/run/deltapq", CONFIG_TYPE_PATH, IN(runtime_dir), 1, RUNTIME_DIR_MAX },
@@ -36,27 +37,27 @@ static const struct config_key keys[] = {
     { DAEMON(max_queued_jobs), "1024", NUMBER, IN(max_queued_jobs), 1, 1000000 },
     { DAEMON(max_connections_per_uid), "256", NUMBER, IN(max_connections_per_uid), 1, 65536 },
     { DAEMON(connection_idle_seconds), "600", NUMBER, IN(connection_idle_seconds), 1, 86400 },
-    { DAEMON(grace_seconds), "5", NUMBER, IN(grace_seconds), 0, 300 },
+    { DAEMON(grace_seconds), "5", NUMBER, IN(grace_seconds), 0, 300, LIVE },
     { DAEMON(lease_seconds), "10", NUMBER, IN(lease_seconds), 1, 3600 },
     { DAEMON(scrub_seconds), "86400", NUMBER, IN(scrub_seconds), 0, 31536000 },
     { DAEMON(ticket_seconds), "10", NUMBER, IN(ticket_seconds), 1, 3600 },
-    { DAEMON(high_percent), "95", NUMBER, IN(high_percent), 1, 100 },
-    { DAEMON(low_percent), "90", NUMBER, IN(low_percent), 0, 100 },
-    { DAEMON(cold_seconds), "60", NUMBER, IN(cold_seconds), 0, 3600 },
-    { DAEMON(total_bytes), "0", SIZE, IN(total_bytes), 0, 1024 * T },
+    { DAEMON(high_percent), "95", NUMBER, IN(high_percent), 1, 100, LIVE },
+    { DAEMON(low_percent), "90", NUMBER, IN(low_percent), 0, 100, LIVE },
+    { DAEMON(cold_seconds), "60", NUMBER, IN(cold_seconds), 0, 3600, LIVE },
+    { DAEMON(total_bytes), "0", SIZE, IN(total_bytes), 0, 1024 * T, LIVE },
     { DAEMON(calibration_max_bytes), "1G", SIZE, IN(calibration_max_bytes), M, T },
     { DAEMON(calibration_park_seconds), "600", NUMBER, IN(calibration_park_seconds), 1, 86400 },
     { DAEMON(event_history), "4096", NUMBER, IN(event_history), 16, 65536 },
     { DAEMON(monitor_bytes), "16M", SIZE, IN(monitor_bytes), M, 16 * G },
     { DAEMON(log_level), "info", CONFIG_TYPE_CHOICE, IN(log_level), 0, 16,
-      "error warning info debug" },
+      "error warning info debug", true },
     { DAEMON(cpu), "auto", CONFIG_TYPE_CHOICE, IN(cpu), 0, 64, "auto c avx2" },
     { CONFIG_SCOPE_HTTP, "listen", "127.0.0.1:9470", CONFIG_TYPE_LISTEN, IN(http_listen), 0, 64 },
     { TENANT(uids), NULL, CONFIG_TYPE_UIDS, 0 },
     { TENANT(arena_bytes), "1G", SIZE, OF(arena_bytes), M, 16 * T },
-    { TENANT(staging_bytes), "64M", SIZE, OF(staging_bytes), K * 4, T },
+    { TENANT(staging_bytes), "64M", SIZE, OF(staging_bytes), K * 4, T, LIVE },
     { TENANT(refine), "false", CONFIG_TYPE_BOOL, OF(refine) },
-    { TENANT(staging_total_bytes), "256M", SIZE, OF(staging_total_bytes), K * 4, 16 * T },
+    { TENANT(staging_total_bytes), "256M", SIZE, OF(staging_total_bytes), K * 4, 16 * T, LIVE },
 };
 
 const struct config_key *config_keys(size_t *ret_n)
@@ -396,4 +397,61 @@ int config_key_set(const struct config_key *key, void *base, const char *value, 
         return set_uids(base, value, ret_why);
     }
     return refuse(ret_why, "is of no known type");
+}
+
+/* --- two configurations ----------------------------------------------------------------------- */
+
+static size_t value_bytes(const struct config_key *key)
+{
+    switch (key->type) {
+    case CONFIG_TYPE_BOOL:
+        return sizeof(bool);
+    case CONFIG_TYPE_NUMBER:
+        return sizeof(uint32_t);
+    case CONFIG_TYPE_SIZE:
+        return sizeof(uint64_t);
+    default:
+        return 0; /* text, or uids */
+    }
+}
+
+bool config_key_equal(const struct config_key *key, const void *base, const void *other)
+{
+    const char *a = (const char *)base + key->offset, *b = (const char *)other + key->offset;
+    const struct config_tenant *t = base, *u = other;
+
+    if (key->type == CONFIG_TYPE_UIDS)
+        return t->n_uids == u->n_uids && !memcmp(t->uids, u->uids, t->n_uids * sizeof t->uids[0]);
+    return value_bytes(key) ? !memcmp(a, b, value_bytes(key)) : !strcmp(a, b);
+}
+
+void config_key_copy(const struct config_key *key, void *to, const void *from)
+{
+    char *a = (char *)to + key->offset;
+    const char *b = (const char *)from + key->offset;
+
+    if (value_bytes(key))
+        memcpy(a, b, value_bytes(key));
+    else
+        strcpy(a, b); /* uids are not live */
+}
+
+void config_key_show(const struct config_key *key, const void *base,
+                     char ret_text[CONFIG_VALUE_BYTES])
+{
+    const char *field = (const char *)base + key->offset;
+    char size[24];
+
+    if (key->type == CONFIG_TYPE_BOOL)
+        snprintf(ret_text, CONFIG_VALUE_BYTES, "%s", *(const bool *)field ? "true" : "false");
+    else if (key->type == CONFIG_TYPE_NUMBER)
+        snprintf(ret_text, CONFIG_VALUE_BYTES, "%u", *(const uint32_t *)(const void *)field);
+    else if (key->type == CONFIG_TYPE_SIZE)
+        snprintf(ret_text, CONFIG_VALUE_BYTES, "%s",
+                 show_size(*(const uint64_t *)(const void *)field, size));
+    else if (key->type == CONFIG_TYPE_UIDS)
+        snprintf(ret_text, CONFIG_VALUE_BYTES, "%u users",
+                 ((const struct config_tenant *)base)->n_uids);
+    else
+        snprintf(ret_text, CONFIG_VALUE_BYTES, "%s", *field ? field : key->choices);
 }

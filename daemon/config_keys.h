@@ -33,6 +33,7 @@ struct config_key {
     size_t offset; /* in struct config, or struct config_tenant */
     uint64_t min, max;
     const char *choices; /* words, separated by one space */
+    bool is_live;        /* SIGHUP changes it in a running daemon */
 };
 
 /** config_keys() - the table */
@@ -59,6 +60,18 @@ enum { CONFIG_WHY_BYTES = 160 };
  * Return: 0, CONFIG_E_REFUSED.
  */
 int config_key_set(const struct config_key *key, void *base, const char *value, char *ret_why);
+
+/** config_key_equal() - has it the same value in two structs? */
+bool config_key_equal(const struct config_key *key, const void *base, const void *other);
+
+/** config_key_copy() - @from's value into @to */
+void config_key_copy(const struct config_key *key, void *to, const void *from);
+
+enum { CONFIG_VALUE_BYTES = CONFIG_PATH_BYTES };
+
+/** config_key_show() - as it could stand in the file; uids: how many there are */
+void config_key_show(const struct config_key *key, const void *base,
+                     char ret_text[CONFIG_VALUE_BYTES]);
 
 /**
  * config_listen() - what a listen value means

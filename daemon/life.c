@@ -33,6 +33,7 @@
 #include "daemon/keeper.h"
 #include "daemon/log.h"
 #include "daemon/options.h"
+#include "daemon/reload.h"
 #include "daemon/rpc/rpc_server.h"
 #include "daemon/sd.h"
 #include "daemon/session.h"
@@ -125,43 +126,12 @@ static void begin_stop(struct daemon *daemon, int signal_number)
 
 /* --- signals and the tick --------------------------------------------------------------------- */
 
-/* What can change without a restart is the log level. */
-static void reload(struct daemon *daemon)
-{
-    struct config *config = malloc(sizeof *config);
-    char message[CONFIG_MESSAGE_BYTES];
-    bool level_changed;
-    int r;
-
-    if (!config)
-        return;
-    r = config_load(daemon->config_path, config, message);
-    if (r) {
-        log_error("reload: %s: everything stays as it was",
-                  r == CONFIG_E_REFUSED ? message : strerror(-r));
-        free(config);
-        return;
-    }
-    level_changed = strcmp(config->log_level, daemon->config.log_level) != 0;
-    if (level_changed) {
-        strcpy(daemon->config.log_level, config->log_level);
-        log_set_level(config->log_level);
-        log_info("reload: log_level is %s now", config->log_level);
-    }
-    if (memcmp(config, &daemon->config, sizeof *config))
-        log_warning("reload: only log_level can change while the daemon runs; "
-                    "the other changes count from the next start");
-    else if (!level_changed)
-        log_info("reload: nothing to reload");
-    free(config);
-}
-
 static void on_signal(uv_signal_t *handle, int number)
 {
     struct daemon *daemon = handle->data;
 
     if (number == SIGHUP)
-        reload(daemon);
+        reload_config(daemon->config_path, &daemon->config, daemon->session);
     else
         begin_stop(daemon, number);
 }

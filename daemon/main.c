@@ -28,8 +28,6 @@ static void raise_file_limit(void)
 /* Return: 0, or an exit code, after a message on stderr. */
 static int load_config(const char *path, struct config *config)
 {
-    uint64_t ram_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-    const struct memory_paths paths = MEMORY_PATHS;
     char message[CONFIG_MESSAGE_BYTES];
     int r;
 
@@ -42,7 +40,7 @@ static int load_config(const char *path, struct config *config)
         fprintf(stderr, "%s\n", message);
         return EXIT_CONFIG;
     }
-    if (config_check_memory(config, ram_bytes, memory_limit_bytes(&paths), message)) {
+    if (config_check_machine(config, message)) {
         fprintf(stderr, "%s: %s\n", path, message);
         return EXIT_CONFIG;
     }

@@ -316,6 +316,8 @@ static int session_init(struct session *session)
         r = profile_load_all(session);
     if (!r)
         r = make_tenants(session);
+    if (!r)
+        session_reload(session, session->config);
     return r;
 }
 

@@ -97,6 +97,13 @@ struct session_keeper {
 int session_new_kept(const struct config *config, struct hub *hub, struct pool *pool,
                      const struct session_keeper *keeper, struct session **ret_session);
 
+/**
+ * session_reload() - from now on the limits are these: watermarks, what is cold, staging
+ * @config: the session's own, in which only fields have changed that SIGHUP may change
+ * The session has copies of them, so the caller may change them before it calls. Loop thread.
+ */
+void session_reload(struct session *session, const struct config *config);
+
 /** session_ready() - requests are answered from here on */
 void session_ready(struct session *session);
 

@@ -48,22 +48,23 @@ struct client *client_free(struct client *client)
 static int attach_check(const struct tenant *tenant, struct session_attach *op)
 {
     const struct config_tenant *config = tenant->config;
-    uint64_t left = config->staging_total_bytes - tenant->staging_reserved;
+    uint64_t total = tenant->staging_total_bytes, reserved = tenant->staging_reserved;
+    uint64_t left = total > reserved ? total - reserved : 0; /* a reload may have lowered it */
 
     if (op->protocol != PROTOCOL) {
         session_error_set(&op->error, SESSION_FAILED_PRECONDITION, "PROTOCOL",
                           "protocol %u is not served: this daemon speaks protocol %d", op->protocol,
                           PROTOCOL);
-    } else if (op->staging_bytes > config->staging_bytes) {
+    } else if (op->staging_bytes > tenant->staging_bytes) {
         session_error_set(&op->error, SESSION_RESOURCE_EXHAUSTED, "STAGING",
                           "staging_bytes %llu is more than tenant %s allows a client: %llu",
                           (unsigned long long)op->staging_bytes, config->name,
-                          (unsigned long long)config->staging_bytes);
+                          (unsigned long long)tenant->staging_bytes);
     } else if (op->ret_staging_bytes > left || tenant->n_clients >= MAX_CLIENTS) {
         session_error_set(&op->error, SESSION_RESOURCE_EXHAUSTED, "STAGING",
                           "staging_bytes %llu: tenant %s has %llu left of %llu, with %llu clients",
                           (unsigned long long)op->staging_bytes, config->name,
-                          (unsigned long long)left, (unsigned long long)config->staging_total_bytes,
+                          (unsigned long long)left, (unsigned long long)total,
                           (unsigned long long)tenant->n_clients);
         op->error.retry_ms = 5 * RETRY_MS;
     } else {
@@ -122,7 +123,7 @@ void session_attach(struct session *session, struct session_attach *op)
 
     session_lock(session);
     op->ret_staging_bytes =
-        op->staging_bytes <= tenant->config->staging_bytes ? align_up(op->staging_bytes, 4096) : 0;
+        op->staging_bytes <= tenant->staging_bytes ? align_up(op->staging_bytes, 4096) : 0;
     r = attach_check(tenant, op);
     if (!r)
         attach_locked(session, op, client);

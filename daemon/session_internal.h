@@ -86,6 +86,7 @@ struct tenant {
     uint32_t index;
     struct session *session;
     struct store *store;
+    uint64_t staging_bytes, staging_total_bytes; /* limits, see config; locked */
     uint64_t staging_reserved;
     uint64_t n_clients, n_sequences;
     uint64_t tokens_appended, tokens_read, tokens_shared;
@@ -187,7 +188,9 @@ struct session {
     struct key_maker *makers; /* one a worker, and a last one for all other threads */
     uint32_t n_workers, n_makers;
 
-    pthread_mutex_t mutex; /* of everything below, and of refs and states above */
+    pthread_mutex_t mutex;              /* of everything below, and of refs and states above */
+    uint32_t high_percent, low_percent; /* of an arena, see config */
+    uint64_t cold_ns;
     uint64_t next_id;
     struct tenant *tenants;
     uint32_t n_tenants;

@@ -52,10 +52,8 @@ static struct sequence *next_sequence(const struct relief *r, const struct seque
 
 static bool is_cold(const struct relief *r, const struct sequence *sequence)
 {
-    uint64_t cold_ns = r->session->config->cold_seconds * UINT64_C(1000000000);
-
     return !sequence->busy && !sequence_pinned(sequence, r->now_ns) &&
-           r->now_ns - sequence->used_ns >= cold_ns;
+           r->now_ns - sequence->used_ns >= r->session->cold_ns;
 }
 
 static void offer(struct relief *r)
@@ -257,31 +255,42 @@ static bool relieve(struct tenant *tenant, uint64_t target, bool may_evict, uint
     return used_bytes(tenant, &arena_bytes) < before;
 }
 
-static uint64_t percent_of(uint64_t bytes, uint32_t percent)
+/* in bytes of the tenant's arena */
+struct watermarks {
+    uint64_t used, high, low;
+};
+
+static struct watermarks watermarks_of(const struct tenant *tenant)
 {
-    return bytes / 100 * percent;
+    struct session *session = tenant->session;
+    uint64_t arena_bytes;
+    struct watermarks marks = { .used = used_bytes(tenant, &arena_bytes) };
+
+    session_lock(session);
+    marks.high = arena_bytes / 100 * session->high_percent;
+    marks.low = arena_bytes / 100 * session->low_percent;
+    session_unlock(session);
+    return marks;
 }
 
 bool pressure_relieve(struct tenant *tenant, uint64_t n_bytes, uint64_t now_ns)
 {
-    uint64_t arena_bytes, used = used_bytes(tenant, &arena_bytes), target;
-    uint64_t low = percent_of(arena_bytes, tenant->session->config->low_percent);
+    struct watermarks marks = watermarks_of(tenant);
+    uint64_t target = marks.used > n_bytes ? marks.used - n_bytes : 0;
 
-    target = used > n_bytes ? used - n_bytes : 0;
-    if (relieve(tenant, target < low ? target : low, /* may_evict= */ false, now_ns))
+    if (relieve(tenant, target < marks.low ? target : marks.low, /* may_evict= */ false, now_ns))
         return true;
     return relieve(tenant, target, /* may_evict= */ true, now_ns);
 }
 
 void pressure_keep_low(struct tenant *tenant, uint64_t now_ns)
 {
-    const struct config *config = tenant->session->config;
-    uint64_t arena_bytes, used = used_bytes(tenant, &arena_bytes);
+    struct watermarks marks = watermarks_of(tenant);
 
-    if (used <= percent_of(arena_bytes, config->high_percent) ||
+    if (marks.used <= marks.high ||
         now_ns < __atomic_load_n(&tenant->relief_after_ns, __ATOMIC_RELAXED))
         return;
-    if (!relieve(tenant, percent_of(arena_bytes, config->low_percent), false, now_ns))
+    if (!relieve(tenant, marks.low, false, now_ns))
         __atomic_store_n(&tenant->relief_after_ns, now_ns + BACK_OFF_MS * UINT64_C(1000000),
                          __ATOMIC_RELAXED);
 }

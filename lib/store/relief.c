@@ -184,6 +184,13 @@ void store_withdraw(struct store *store, struct tile *const *tiles, size_t n)
     store_unlock(store);
 }
 
+void store_set_cold(struct store *store, uint64_t cold_ns)
+{
+    store_lock(store);
+    store->cold_ns = cold_ns;
+    store_unlock(store);
+}
+
 bool tile_is_evicted(const struct tile *tile)
 {
     bool is_evicted;

@@ -144,6 +144,9 @@ int store_new(uint64_t arena_bytes, const char *tenant, store_gone_fn evicted, v
 struct store *store_free(struct store *store);
 DEFINE_CLEANUP(struct store *, store_free);
 
+/** store_set_cold() - options.cold_ns, from now on */
+void store_set_cold(struct store *store, uint64_t cold_ns);
+
 /** store_ready() - requests are served from here on: the run does not count as one that failed to
  *  start */
 void store_ready(struct store *store);

@@ -148,15 +148,23 @@ def test_reload():
         with open(d.config, "w", encoding="utf-8") as file:
             file.write(text.replace("log_level = info", "log_level = debug"))
         d.signal(signal.SIGHUP)
-        d.wait_log("reload: log_level is debug now")
+        d.wait_log("reload: log_level is debug now, was info")
         with open(d.config, "w", encoding="utf-8") as file:
             file.write(text.replace("log_level = info", "log_level = debug\nworkers = 3"))
         d.signal(signal.SIGHUP)
-        d.wait_log("reload: only log_level can change")
+        d.wait_log("reload: workers stays 0: 3 counts from the next start")
         with open(d.config, "a", encoding="utf-8") as file:
             file.write("nonsense = 1\n")
         d.signal(signal.SIGHUP)
         d.wait_log(r"reload: .*deltapqd.conf:\d+: there is no key \"nonsense\"")
+        for key, message in (("arena_bytes = 4M", "arena_bytes = 16T"),
+                             ("staging_total_bytes = 4M", "staging_total_bytes = 16T")):
+            with open(d.config, "w", encoding="utf-8") as file:
+                file.write(text.replace(key, message).replace("log_level = info",
+                                                              "log_level = error"))
+            d.signal(signal.SIGHUP)
+            wait_until(lambda: d.log().count("add up to") == 1 + key.startswith("staging"))
+        assert "log_level is error" not in d.log()  # all, or nothing
         assert served(d.grpc_path)
 
 

@@ -1,6 +1,7 @@
 """A small arena, filled over and over: nothing is lost that was not announced, and nothing hangs."""
 
 import random
+import signal
 import threading
 import time
 
@@ -10,8 +11,8 @@ pytest.importorskip("grpc")
 import grpc  # noqa: E402
 import numpy  # noqa: E402
 from frame import Daemon  # noqa: E402
-from rpc import (Refusal, Stubs, append_request, open_channel,  # noqa: E402
-                 random_numbers, refused, tensor_of)
+from rpc import (Refusal, Stubs, append_request, calibrate_requests,  # noqa: E402
+                 open_channel, random_numbers, refused, tensor_of)
 
 N_WRITERS, N_EACH, N_TOKENS = 2, 60, 300
 PRESSED = {"daemon": {"cold_seconds": 0, "lease_seconds": 1, "event_history": 65536}}
@@ -206,6 +207,42 @@ def test_kept_sequences_make_others_wait(api, stubs, profile_id, filled):
         assert reply.n_dropped_tokens == 0
     for sequence in kept:
         stubs.kv.Release(api.ReleaseRequest(sequence_id=sequence, discard=True))
+
+
+def test_watermarks_are_reloaded(api, make_daemon):
+    """What was kept under the old watermarks goes with the next append under the new ones."""
+    daemon = make_daemon({**PRESSED, "tenant test": SIZES})
+    with open_channel(daemon.grpc_path) as channel:
+        stubs = Stubs(api, channel)
+        samples = [random_numbers(1024, seed) for seed in (1, 2)]
+        profile_id = stubs.profiles.Calibrate(calibrate_requests(api, samples),
+                                              timeout=120).profile_id
+
+        def used_percent():
+            status = stubs.monitor.GetStatus(api.GetStatusRequest())
+            return 100 * status.arena_used_bytes / status.arena_bytes
+
+        def put(seed):
+            sequence = stubs.kv.CreateSequence(
+                api.CreateSequenceRequest(profile_id=profile_id)).sequence_id
+            ids = [seed * N_TOKENS + i for i in range(N_TOKENS)]
+            stubs.kv.Append(append_request(api, sequence, 0, random_numbers(N_TOKENS, seed), ids))
+            stubs.kv.Release(api.ReleaseRequest(sequence_id=sequence))
+
+        for seed in range(1000):
+            if used_percent() > 60:
+                break
+            put(seed)
+        assert stubs.monitor.GetStatus(api.GetStatusRequest()).fine_dropped == 0
+        text = open(daemon.config, encoding="utf-8").read()
+        with open(daemon.config, "w", encoding="utf-8") as file:
+            file.write(text.replace("[daemon]", "[daemon]\nhigh_percent = 50\nlow_percent = 30"))
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_log("reload: high_percent is 50 now, was 95")
+        daemon.wait_log("reload: low_percent is 30 now, was 90")
+        put(seed + 1)
+        assert used_percent() < 40
+        assert stubs.monitor.GetStatus(api.GetStatusRequest()).fine_dropped > 0
 
 
 def test_a_limit_that_is_too_low_is_said():

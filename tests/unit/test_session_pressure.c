@@ -58,6 +58,12 @@ static struct hub_subscriber *subscribe(struct fixture *f)
     return subscriber;
 }
 
+static void set_cold(struct fixture *f, uint32_t cold_seconds)
+{
+    f->config.cold_seconds = cold_seconds;
+    session_reload(f->session, &f->config);
+}
+
 static uint64_t create_kept(struct fixture *f, bool fine, bool tokens)
 {
     struct waiting_create w = { .op = { .keep_fine = fine, .keep_tokens = tokens } };
@@ -103,7 +109,7 @@ static void test_announced(void **state)
     struct told told[N_MANY];
     struct status status;
 
-    f->config.cold_seconds = 0;
+    set_cold(f, 0);
     for (int i = 0; i < N_MANY; i++) {
         ids[i] = create(f, NULL, 0, 0);
         append(f, ids[i], 0, N_TOKENS, false);
@@ -134,7 +140,7 @@ static void test_goes_on(void **state)
     struct session_append op;
     struct session_read read;
 
-    f->config.cold_seconds = 0;
+    set_cold(f, 0);
     for (int i = 0; i < N_MANY; i++) {
         ids[i] = create(f, f->ids, 0, 0);
         append(f, ids[i], 0, N_TOKENS, false);
@@ -166,7 +172,7 @@ static void test_kept(void **state)
     struct session_append op = append(f, first, 0, N_TOKENS, false);
     struct store_object base, fine;
 
-    f->config.cold_seconds = 0;
+    set_cold(f, 0);
     do {
         id = create_kept(f, n % 2, true);
         op = append_run(f, append_op(f, id, 0, N_TOKENS, false));
