@@ -52,9 +52,7 @@ static int put_part(struct append *append, uint32_t i, uint64_t now_ns)
     args.fine = part->fine;
     args.n_fine = part->n_fine;
     args.keeps_fine = part->keeps_fine;
-    do
-        r = store_put(tenant->store, &args, now_ns, &part->tile);
-    while (r == STORE_E_FULL && pressure_relieve(tenant, part->n_base + part->n_fine, now_ns));
+    r = pressure_put(tenant, &args, now_ns, &part->tile);
     if (r == STORE_E_EXISTS) {
         part->shared = true; /* someone was faster, with the same tokens */
         r = 0;

@@ -7,6 +7,7 @@
 #include "daemon/hub.h"
 #include "daemon/session_import.h"
 #include "daemon/session_keep.h"
+#include "daemon/session_pressure.h"
 #include "lib/base/error.h"
 #include "lib/codec/tile_judge.h"
 
@@ -168,6 +169,7 @@ int import_tile(struct session_import *import, const struct export_record *recor
     struct sequence *sequence = import->sequence;
     uint64_t index = record->tile.first_index;
     struct store_put_args args = sequence_put_args(sequence, index);
+    uint64_t now_ns = session_now_ns();
     uint8_t key[KEY_BYTES];
     bool made, droppable = false;
     int r = check_tile(import, record, worker, error);
@@ -185,8 +187,8 @@ int import_tile(struct session_import *import, const struct export_record *recor
                      args.parent, sequence->token_ids + index, key);
     if (r)
         return r == 1 ? 1 : error_fold(r);
-    r = store_put(import->tenant->store, &args, session_now_ns(),
-                  &sequence->tiles[sequence->n_tiles]);
+    pressure_keep_low(import->tenant, now_ns);
+    r = pressure_put(import->tenant, &args, now_ns, &sequence->tiles[sequence->n_tiles]);
     if (r == STORE_E_FULL) {
         tenant_no_room(import->tenant, args.n_base + args.n_fine, error);
         return 1;
@@ -272,6 +274,7 @@ static int add_sequence(struct session_import *import, struct session_error *err
 
     sequence->n_tokens = sequence->n_token_ids = import->n_tokens;
     sequence->generation = sequence->n_tiles;
+    sequence->used_ns = session_now_ns();
     session_lock(import->session);
     r = sequence_add(import->session, sequence, error);
     if (!r) {

@@ -283,6 +283,17 @@ bool pressure_relieve(struct tenant *tenant, uint64_t n_bytes, uint64_t now_ns)
     return relieve(tenant, target, /* may_evict= */ true, now_ns);
 }
 
+int pressure_put(struct tenant *tenant, const struct store_put_args *args, uint64_t now_ns,
+                 struct tile **ret_tile)
+{
+    int r;
+
+    do
+        r = store_put(tenant->store, args, now_ns, ret_tile);
+    while (r == STORE_E_FULL && pressure_relieve(tenant, args->n_base + args->n_fine, now_ns));
+    return r;
+}
+
 void pressure_keep_low(struct tenant *tenant, uint64_t now_ns)
 {
     struct watermarks marks = watermarks_of(tenant);

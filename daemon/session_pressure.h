@@ -24,6 +24,11 @@
  */
 bool pressure_relieve(struct tenant *tenant, uint64_t n_bytes, uint64_t now_ns);
 
+/** pressure_put() - store_put(), and pressure_relieve() while there is no room. Thread: a worker;
+ * no lock is held. Return: as store_put() */
+int pressure_put(struct tenant *tenant, const struct store_put_args *args, uint64_t now_ns,
+                 struct tile **ret_tile) _must_check_;
+
 /** pressure_keep_low() - if more than high_percent of the arena is in use: steps 1 and 2, down to
  *  low_percent. Thread: a worker; no lock is held */
 void pressure_keep_low(struct tenant *tenant, uint64_t now_ns);

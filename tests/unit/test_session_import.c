@@ -258,36 +258,61 @@ static void test_lies(void **state)
     free(b.p);
 }
 
-/* an arena that is full says so, and what came before is cached */
+/* Up to so many that share nothing. Return: how many went in before one was refused, or all */
+static uint64_t import_many(struct fixture *f, uint32_t n_max, struct session_import_data *ret_op)
+{
+    uint64_t id, first, n = 0;
+    struct bytes b = make_file(f, &id);
+
+    ret_op->error.code = SESSION_OK;
+    while (n < n_max && ret_op->error.code == SESSION_OK) {
+        uint32_t token = 7 + (uint32_t)n;
+
+        poke(&b, 0, 64, &token, sizeof(token)); /* another first token id */
+        *ret_op = import_run(f, &b, 1 << 20, &first);
+        n += ret_op->error.code == SESSION_OK;
+    }
+    free(b.p);
+    return n;
+}
+
+/* An arena that is full says so: what was imported a moment ago is not cold. */
 static void test_no_room(void **state)
 {
     struct fixture *f = *state;
-    uint64_t id, first, n = 0;
-    struct bytes b = make_file(f, &id);
     struct session_import_data op;
+    uint64_t n = import_many(f, 10000, &op);
 
-    for (uint32_t i = 0; i < 10000; i++) {
-        uint32_t token = 7 + i;
-
-        poke(&b, 0, 64, &token, sizeof(token)); /* another first token id: nothing is shared */
-        op = import_run(f, &b, 1 << 20, &first);
-        if (op.error.code != SESSION_OK)
-            break;
-        n++;
-    }
     assert_true(n > 5);
     assert_int_equal(op.error.code, SESSION_RESOURCE_EXHAUSTED);
     assert_string_equal(op.error.reason, "ARENA_FULL");
     assert_true(op.error.retry_ms > 0);
     assert_int_equal(status_other(f).n_sequences, n);
-    free(b.p);
+    assert_int_equal(status_other(f).tokens_evicted, 0);
+}
+
+/* What is cold gives way to what comes, as it does to an append. */
+static void test_makes_room(void **state)
+{
+    struct fixture *f = *state;
+    float *got = malloc(N_TOKENS * ROW_BYTES);
+    struct session_import_data op;
+
+    f->config.cold_seconds = 0;
+    session_reload(f->session, &f->config);
+    assert_int_equal(import_many(f, 100, &op), 100);
+    assert_int_equal(op.n_tokens, N_TOKENS);
+    assert_int_equal(read_other(f, op.sequence_id, got).error.code, SESSION_OK);
+    assert_true(status_other(f).fine_dropped > 0);
+    assert_true(status_other(f).tokens_evicted > 0);
+    free(got);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(test_round_trip), FIXTURE_TEST(test_goes_on), FIXTURE_TEST(test_damage),
-        FIXTURE_TEST(test_lies),       FIXTURE_TEST(test_no_room),
+        FIXTURE_TEST(test_lies),       FIXTURE_TEST(test_no_room), FIXTURE_TEST(test_makes_room),
     };
 
     return cmocka_run_group_tests_name("session_import", tests, NULL, NULL);
