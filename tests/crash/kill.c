@@ -99,11 +99,12 @@ static bool is_mid_write(const struct arena_line *lines)
     return false;
 }
 
-/* One in ten is killed as it starts; the others when they have worked for a while. */
+/* One in ten is killed as it starts, one in ten from the announcement on, while it looks at what it
+ * has found; the others when they have worked for a while. */
 static void run_and_kill(struct map *map, struct oracle *o, struct rng *rng, struct tally *sum)
 {
-    bool early = !rng_below(rng, 10);
-    uint64_t announced;
+    uint64_t when = rng_below(rng, 10);
+    bool early = when == 0, finding = when == 1;
     int status;
     pid_t pid;
 
@@ -113,7 +114,7 @@ static void run_and_kill(struct map *map, struct oracle *o, struct rng *rng, str
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         world_run(map, &SIZE, o, UINT64_MAX, 0);
     }
-    for (int i = 0; !early && i < 10000 && !(announced = (uint64_t)o->announced); i++)
+    for (int i = 0; !early && i < 10000 && (!o->announced || (o->opening && !finding)); i++)
         pause_for(20);
     pause_for(rng_below(rng, early ? 250 : MAX_MICROSECONDS));
     sum->n_ended += waitpid(pid, &status, WNOHANG) == pid;
