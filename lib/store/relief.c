@@ -2,7 +2,8 @@
  * Room from what is there: cold fine objects first, then tiles
  *
  *     nobody refers to it        may be dropped when it is cold, and evicted
- *     all its owners offer it    the same; it is their business whether it is cold
+ *     all its owners offer it    the same, in store_relieve() only, which tells them what it did: a
+ *                                put that comes between offer and withdrawal could not
  *     leased, or being read      stays
  *
  * To lose its fine object makes a tile worse, to be evicted makes it a miss. So everything that is
@@ -67,11 +68,11 @@ static bool is_cold(const struct store *s, const struct tile *t, uint64_t now_ns
     return age_s >= s->cold_ns / 1000000000;
 }
 
-static bool may_drop(const struct store *s, const struct tile *t, uint64_t now_ns)
+static bool may_drop(const struct store *s, const struct tile *t, bool of_owners, uint64_t now_ns)
 {
     if (is_in_use(t, now_ns))
         return false;
-    return t->n_refs ? t->n_drop_offers == t->n_refs : is_cold(s, t, now_ns);
+    return t->n_refs ? of_owners && t->n_drop_offers == t->n_refs : is_cold(s, t, now_ns);
 }
 
 static void tell(struct store *s, store_gone_fn fn, const struct tile *t,
@@ -81,7 +82,8 @@ static void tell(struct store *s, store_gone_fn fn, const struct tile *t,
         fn(s->user, t->key, change->freed_bytes);
 }
 
-bool relief_drop(struct store *store, uint64_t now_ns, struct store_change *ret_change)
+static bool drop_one(struct store *store, bool of_owners, uint64_t now_ns,
+                     struct store_change *ret_change)
 {
     uint32_t slot = store->oldest_fine;
     struct tile *t = NULL;
@@ -90,7 +92,7 @@ bool relief_drop(struct store *store, uint64_t now_ns, struct store_change *ret_
         return false;
     for (uint32_t i = 0; slot != SLOT_NIL && i < MAX_PASSED; i++) {
         t = tile_of(store, store->entries[slot].fine.tile);
-        if (may_drop(store, t, now_ns))
+        if (may_drop(store, t, of_owners, now_ns))
             break;
         slot = store->entries[slot].fine.newer;
         t = NULL;
@@ -105,6 +107,7 @@ bool relief_drop(struct store *store, uint64_t now_ns, struct store_change *ret_
 
 struct asking {
     struct store *store;
+    bool of_owners;
     uint64_t now_ns;
 };
 
@@ -113,7 +116,7 @@ static enum evict_answer may_go(void *user, uint32_t number)
     const struct asking *a = user;
     const struct tile *t = tile_of(a->store, number);
 
-    if (t->n_refs > t->n_evict_offers)
+    if (t->n_refs > (a->of_owners ? t->n_evict_offers : 0))
         return EVICT_NO;
     return is_in_use(t, a->now_ns) ? EVICT_LATER : EVICT_YES;
 }
@@ -131,9 +134,10 @@ static void go(struct tile *t, uint64_t now_ns, struct store_change *ret_change)
     *ret_change = change;
 }
 
-bool relief_evict(struct store *store, uint64_t now_ns, struct store_change *ret_change)
+static bool evict_one(struct store *store, bool of_owners, uint64_t now_ns,
+                      struct store_change *ret_change)
 {
-    struct asking asking = { store, now_ns };
+    struct asking asking = { store, of_owners, now_ns };
     uint32_t number;
 
     if (now_ns < store->grace_until_ns)
@@ -143,6 +147,21 @@ bool relief_evict(struct store *store, uint64_t now_ns, struct store_change *ret
         return false;
     go(tile_of(store, number), now_ns, ret_change);
     return true;
+}
+
+/* Return: false, there is none that may go. */
+static bool relieve_one(struct store *store, bool of_owners, uint64_t now_ns,
+                        struct store_change *ret_change)
+{
+    return drop_one(store, of_owners, now_ns, ret_change) ||
+           evict_one(store, of_owners, now_ns, ret_change);
+}
+
+bool relief_free_cached(struct store *store, uint64_t now_ns)
+{
+    struct store_change change;
+
+    return relieve_one(store, /* of_owners= */ false, now_ns, &change);
 }
 
 void relief_evict_corrupt(struct tile *tile, uint64_t now_ns)
@@ -210,7 +229,7 @@ size_t store_relieve(struct store *store, uint64_t used_bytes, uint64_t now_ns,
     space_reap(store, now_ns);
     for (uint32_t i = 0; i < MAX_CHANGES && n < n_max; i++) {
         if ((uint64_t)store->extents.n_used * ARENA_PAGE <= used_bytes ||
-            (!relief_drop(store, now_ns, &changes[n]) && !relief_evict(store, now_ns, &changes[n])))
+            !relieve_one(store, /* of_owners= */ true, now_ns, &changes[n]))
             break;
         n += changes[n].tile != NULL;
     }

@@ -66,10 +66,8 @@ void space_bury(struct store *store, struct place *place, uint64_t lease_until_n
 
 int space_take_slot(struct store *store, uint64_t now_ns, uint32_t *ret_slot)
 {
-    struct store_change change;
-
     while (!store->n_free_slots)
-        if (!relief_drop(store, now_ns, &change) && !relief_evict(store, now_ns, &change))
+        if (!relief_free_cached(store, now_ns))
             return STORE_E_FULL;
     *ret_slot = store->free_slots[--store->n_free_slots];
     return 0;
@@ -87,7 +85,6 @@ int space_take(struct store *store, uint64_t n_bytes, uint64_t now_ns, struct pl
 {
     uint64_t n_pages = n_bytes / ARENA_PAGE + !!(n_bytes % ARENA_PAGE);
     struct place p = { .n_bytes = (uint32_t)n_bytes };
-    struct store_change change;
     int r;
 
     space_reap(store, now_ns);
@@ -100,7 +97,7 @@ int space_take(struct store *store, uint64_t n_bytes, uint64_t now_ns, struct pl
     if (r)
         return r;
     while ((p.first_page = extent_take(&store->extents, p.n_pages)) == EXTENT_NONE) {
-        if (!relief_drop(store, now_ns, &change) && !relief_evict(store, now_ns, &change)) {
+        if (!relief_free_cached(store, now_ns)) {
             space_give_slot(store, p.slot);
             return STORE_E_FULL;
         }

@@ -213,13 +213,10 @@ void fine_list_add(struct tile *tile);
 void fine_list_remove(struct tile *tile);
 
 /**
- * relief_drop() - of the tiles that are cold, the fine object of the one let go first
- * relief_evict() - the tile that is due first
- * @change: says what became of it; the owner has been told already, if nobody referred to it
- * Return: false, there is none that may go.
+ * relief_free_cached() - free a fine object or a tile that nobody refers to; the owner has been
+ * told What its owners offer stays: see store_relieve(). Return: false, there is none that may go.
  */
-bool relief_drop(struct store *store, uint64_t now_ns, struct store_change *ret_change);
-bool relief_evict(struct store *store, uint64_t now_ns, struct store_change *ret_change);
+bool relief_free_cached(struct store *store, uint64_t now_ns);
 
 /** relief_evict_corrupt() - a condemned tile that nobody refers to */
 void relief_evict_corrupt(struct tile *tile, uint64_t now_ns);

@@ -128,7 +128,8 @@ def filled(api, daemon, stubs, profile_id):
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         status = stubs.monitor.GetStatus(api.GetStatusRequest())
-        if status.tiles_evicted == watcher.evicted_keys:
+        if status.tiles_evicted == watcher.evicted_keys and \
+                status.fine_dropped <= watcher.n_dropped:
             break
         time.sleep(.05)
     yield watcher, written, seen

@@ -289,6 +289,36 @@ static void test_relieve(void **state)
     store_free(s);
 }
 
+/* Who offers is told by store_relieve() what became of it; a put of somebody else's would take it
+ * without a word. */
+static void test_put_among_offers(void **state)
+{
+    struct counted c = { 0 };
+    struct store *s = new_store(MIB, &c);
+    struct store_change changes[8];
+    struct tile *t[16], *extra;
+    int n = 0;
+
+    (void)state;
+    while (!put(s, (uint8_t)n, OBJECT, 60000, &t[n]))
+        n++;
+    assert_in_range(n, 3, 15);
+    tile_unref(t[--n], false, 0, NULL); /* room enough */
+    store_offer(s, t, (size_t)n, true, true);
+    assert_int_equal(put(s, 99, OBJECT, 60000, &extra), 0);
+    assert_int_equal(c.n, 1);
+    assert_int_equal(stats(s).n_tiles, n + 1);
+    assert_int_equal(stats(s).n_fine_dropped, 1);
+    store_withdraw(s, t, (size_t)n);
+    store_offer(s, t, (size_t)n, true, true);
+    assert_int_equal(store_relieve(s, 0, 0, changes, 8), 8);
+    store_withdraw(s, t, (size_t)n);
+    tile_unref(extra, false, 0, NULL);
+    for (int i = 0; i < n; i++)
+        tile_unref(t[i], false, 0, NULL);
+    store_free(s);
+}
+
 /* A put that can't succeed does not cost the cache. */
 static void test_hopeless(void **state)
 {
@@ -724,14 +754,14 @@ static void test_same_key(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_put_get),     cmocka_unit_test(test_without_fine),
-        cmocka_unit_test(test_verify),      cmocka_unit_test(test_line),
-        cmocka_unit_test(test_eviction),    cmocka_unit_test(test_drop_first),
-        cmocka_unit_test(test_relieve),     cmocka_unit_test(test_hopeless),
-        cmocka_unit_test(test_slots),       cmocka_unit_test(test_lease),
-        cmocka_unit_test(test_sizes),       cmocka_unit_test(test_drop_fine),
-        cmocka_unit_test(test_allocations), cmocka_unit_test(test_concurrent),
-        cmocka_unit_test(test_same_key),
+        cmocka_unit_test(test_put_get),    cmocka_unit_test(test_without_fine),
+        cmocka_unit_test(test_verify),     cmocka_unit_test(test_line),
+        cmocka_unit_test(test_eviction),   cmocka_unit_test(test_drop_first),
+        cmocka_unit_test(test_relieve),    cmocka_unit_test(test_put_among_offers),
+        cmocka_unit_test(test_hopeless),   cmocka_unit_test(test_slots),
+        cmocka_unit_test(test_lease),      cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_drop_fine),  cmocka_unit_test(test_allocations),
+        cmocka_unit_test(test_concurrent), cmocka_unit_test(test_same_key),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
