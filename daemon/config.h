@@ -38,6 +38,7 @@ struct config {
     char runtime_dir[CONFIG_PATH_BYTES]; /* grpc.sock, fd.sock, lock files */
     char state_dir[CONFIG_PATH_BYTES];   /* secret, profiles/ */
     char arena_dir[CONFIG_PATH_BYTES];   /* of arenas as files on a tmpfs; "": they are memfds */
+    char huge_pages[8];                  /* of arenas: "off", "try" */
     bool allow_same_uid;
     uint32_t workers; /* 0: max(2, cores - 1) */
     uint32_t max_queued_jobs;

@@ -32,6 +32,7 @@ static const struct config_key keys[] = {
     { DAEMON(runtime_dir), "/run/deltapq", CONFIG_TYPE_PATH, IN(runtime_dir), 1, RUNTIME_DIR_MAX },
     { DAEMON(state_dir), "/var/lib/deltapqd", CONFIG_TYPE_PATH, IN(state_dir), 1, 200 },
     { DAEMON(arena_dir), "off", CONFIG_TYPE_PATH, IN(arena_dir), 1, 200, "off" },
+    { DAEMON(huge_pages), "off", CONFIG_TYPE_CHOICE, IN(huge_pages), 0, 8, "off try" },
     { DAEMON(allow_same_uid), "false", CONFIG_TYPE_BOOL, IN(allow_same_uid) },
     { DAEMON(workers), "0", NUMBER, IN(workers), 0, 256 },
     { DAEMON(max_queued_jobs), "1024", NUMBER, IN(max_queued_jobs), 1, 1000000 },

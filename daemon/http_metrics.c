@@ -105,6 +105,8 @@ static const struct {
 } tenant_series[] = {
     { "arena_bytes", OF(arena_bytes), GAUGE, "Size of the shared memory for tiles." },
     { "arena_used_bytes", OF(arena_used_bytes), GAUGE, "Part of the arena that is in use." },
+    { "arena_huge_bytes", OF(arena_huge_bytes), GAUGE,
+      "Part of the arena that was in huge pages when it was opened." },
     { "tiles", OF(n_tiles), GAUGE, "Tiles held." },
     { "tile_stored_bytes", OF(tile_stored_bytes), GAUGE,
       "Bytes of the tiles held, everything counted." },

@@ -23,6 +23,7 @@ static void add_amounts(struct text *body, const struct status *status)
     } rows[] = {
         { "arena_bytes", status->arena_bytes },
         { "arena_used_bytes", status->arena_used_bytes },
+        { "arena_huge_bytes", status->arena_huge_bytes },
         { "n_tiles", status->n_tiles },
         { "n_sequences", status->n_sequences },
         { "n_clients", status->n_clients },

@@ -422,6 +422,7 @@ static void add_tenant(struct status *status, const struct tenant *tenant)
     store_get_stats(tenant->store, &stats);
     status->arena_bytes += stats.arena_bytes;
     status->arena_used_bytes += stats.used_bytes;
+    status->arena_huge_bytes += tenant->arena_huge_bytes;
     status->n_tiles += stats.n_tiles;
     status->tile_stored_bytes += stats.tile_bytes;
     status->tile_numbers += stats.tile_numbers;

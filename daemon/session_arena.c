@@ -23,6 +23,7 @@
 #include "daemon/session_pressure.h"
 #include "lib/base/error.h"
 #include "lib/store/arena.h"
+#include "lib/store/huge.h"
 
 enum { NAME_BYTES = 80 };
 
@@ -163,6 +164,21 @@ static struct store_options options_of(struct tenant *tenant)
     return options;
 }
 
+/* What it is made of. @is_new: huge pages are asked for, if they are wanted */
+static void count_huge(struct tenant *tenant, const struct map *map, bool is_new)
+{
+    bool is_wanted = !strcmp(tenant->session->config->huge_pages, "try");
+    uint64_t from_ns = session_now_ns();
+    int r = is_new && is_wanted ? map_make_huge(map) : 0;
+
+    tenant->arena_huge_bytes = huge_bytes(map);
+    if (is_wanted || tenant->arena_huge_bytes)
+        log_info("tenant %s: %.1f of the arena's %.1f MiB are in huge pages%s%s (%.1f ms)",
+                 tenant->config->name, (double)tenant->arena_huge_bytes / (1 << 20),
+                 (double)map->n_bytes / (1 << 20), r ? "; the kernel says: " : "",
+                 r ? strerror(-r) : "", (double)(session_now_ns() - from_ns) / 1e6);
+}
+
 static int make_new(const struct place_of_arena *place, bool is_kept)
 {
     struct tenant *tenant = place->tenant;
@@ -179,8 +195,10 @@ static int make_new(const struct place_of_arena *place, bool is_kept)
                   tenant->session->config->arena_dir);
         return 1;
     }
-    if (!r)
+    if (!r) {
+        count_huge(tenant, &map, true);
         r = store_create(&map, &options, &tenant->store);
+    }
     if (r == MAP_E_MEMORY || r == STORE_E_SIZE) {
         say_no_memory(tenant);
         return 1;
@@ -245,6 +263,7 @@ static int attach(const struct place_of_arena *place, struct map *map, enum foun
     if (r)
         return r > 0 ? 0 : error_fold(r);
     fatal_watch(arena_fault_word(map->bytes)); /* before it is looked at */
+    count_huge(tenant, map, false);
     r = store_attach(map, &options, &found, &tenant->store);
     if (r) {
         fatal_unwatch(arena_fault_word(map->bytes));

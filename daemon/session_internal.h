@@ -86,6 +86,7 @@ struct tenant {
     uint32_t index;
     struct session *session;
     struct store *store;
+    uint64_t arena_huge_bytes;                   /* in huge pages, when it was opened */
     uint64_t staging_bytes, staging_total_bytes; /* limits, see config; locked */
     uint64_t staging_reserved;
     uint64_t n_clients, n_sequences;

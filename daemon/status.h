@@ -9,7 +9,7 @@ struct status {
     uint64_t incarnation;
     double uptime_seconds;
     const char *tenant; /* "" for sums over all */
-    uint64_t arena_bytes, arena_used_bytes, epoch;
+    uint64_t arena_bytes, arena_used_bytes, arena_huge_bytes, epoch;
     uint64_t n_tiles, n_sequences, n_clients, staging_bytes, n_profiles, n_tenants;
     uint64_t tokens_appended, tokens_read, tokens_shared;
     uint64_t lookup_tokens_asked, lookup_tokens_hit;

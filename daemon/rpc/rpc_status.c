@@ -11,6 +11,7 @@ static void fill(Deltapq__V1__Status *reply, const struct status *status)
     reply->tenant = (char *)status->tenant;
     reply->arena_bytes = status->arena_bytes;
     reply->arena_used_bytes = status->arena_used_bytes;
+    reply->arena_huge_bytes = status->arena_huge_bytes;
     reply->epoch = status->epoch;
     reply->n_tiles = status->n_tiles;
     reply->n_sequences = status->n_sequences;

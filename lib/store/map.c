@@ -31,9 +31,14 @@
 #define MFD_NOEXEC_SEAL 0x0008u
 #endif
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
 enum {
     MUCH_BYTES = 8 << 20, /* from here on huge pages are worth it */
     PAGE_BYTES = 4096,
+    HUGE_BYTES = 2 << 20,
     SIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW,
     TMPFS = 0x01021994, /* f_type; of memfds as well */
 };
@@ -63,10 +68,37 @@ uint64_t map_available_bytes(void)
     return memory_available_bytes(&paths);
 }
 
+/* mmap(), of much so that its huge pages are huge pages here, too: they are, only where address and
+ * offset agree to 2 MiB. MAP_FAILED as mmap() */
+static void *map_shared(uint64_t n_bytes, int protection, int flags, int fd)
+{
+    uint64_t whole = align_up(n_bytes, PAGE_BYTES);
+    uint8_t *room, *at;
+
+    if (n_bytes < HUGE_BYTES)
+        return mmap(NULL, n_bytes, protection, flags, fd, 0);
+    room = mmap(NULL, whole + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                -1, 0);
+    if (room == MAP_FAILED) /* no room for that much, but for the memory alone, perhaps */
+        return mmap(NULL, n_bytes, protection, flags, fd, 0);
+    at = room + (HUGE_BYTES - (uintptr_t)room % HUGE_BYTES) % HUGE_BYTES;
+    if (mmap(at, n_bytes, protection, flags | MAP_FIXED, fd, 0) == MAP_FAILED) {
+        int error = errno;
+
+        munmap(room, whole + HUGE_BYTES);
+        errno = error;
+        return MAP_FAILED;
+    }
+    if (at > room)
+        munmap(room, (size_t)(at - room));
+    munmap(at + whole, HUGE_BYTES - (size_t)(at - room));
+    return at;
+}
+
 /* On failure the caller closes what is half made. */
 static int map_writable(struct map *m, uint64_t n_bytes)
 {
-    void *bytes = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd, 0);
+    void *bytes = map_shared(n_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd);
 
     if (bytes == MAP_FAILED)
         return is_shortage(errno) ? MAP_E_MEMORY : error_origin(-errno);
@@ -131,6 +163,26 @@ int map_create_sealed(const char *name, const void *bytes, uint64_t n_bytes, str
     *ret_map = m;
     m = (struct map)MAP_NULL;
     return 0;
+}
+
+/*
+ * Of the two ways to huge pages this takes transparent ones:
+ *
+ *     MADV_HUGEPAGE    counts where /sys/kernel/mm/transparent_hugepage/shmem_enabled is "advise"
+ *     MADV_COLLAPSE    Linux 6.1 and later: at once, whatever shmem_enabled says but "deny"
+ *
+ * Pages of a pool (MFD_HUGETLB) would have to be set aside by an administrator, are not charged to
+ * a control group, don't exist for files on a tmpfs, and are a file system of their own, which an
+ * earlier or later daemon would not take the memory from.
+ */
+int map_make_huge(const struct map *map)
+{
+    uint64_t n_bytes = map->n_bytes / HUGE_BYTES * HUGE_BYTES;
+
+    if (!n_bytes)
+        return -EINVAL;
+    (void)madvise(map->bytes, n_bytes, MADV_HUGEPAGE);
+    return madvise(map->bytes, n_bytes, MADV_COLLAPSE) ? -errno : 0;
 }
 
 /* --- files on a tmpfs, and what an earlier process left -----------------------------------------
@@ -286,8 +338,8 @@ void map_close(struct map *map)
 static int open_mapping(int fd, int seals, const struct stat *st, bool writable,
                         const void **ret_bytes, uint64_t *ret_n_bytes)
 {
-    void *bytes = mmap(NULL, (size_t)st->st_size, writable ? PROT_READ | PROT_WRITE : PROT_READ,
-                       seals & F_SEAL_WRITE ? MAP_PRIVATE : MAP_SHARED, fd, 0);
+    void *bytes = map_shared((uint64_t)st->st_size, writable ? PROT_READ | PROT_WRITE : PROT_READ,
+                             seals & F_SEAL_WRITE ? MAP_PRIVATE : MAP_SHARED, fd);
 
     if (bytes == MAP_FAILED)
         return error_origin(-errno);

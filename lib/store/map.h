@@ -66,6 +66,14 @@ int map_open_file(int dir_fd, const char *name, struct map *ret_map) _must_check
  */
 int map_adopt(int fd, struct map *ret_map) _must_check_;
 
+/**
+ * map_make_huge() - have the kernel put the memory into pages of 2 MiB, as far as it will
+ * What is in it stays, and so do its seals. Takes some seconds a GiB of 4 KiB pages.
+ * Return: 0, all of it but a rest; -errno of the kernel's last no, which is no fault: the memory
+ *         serves as it is, and a part of it may be huge. EINVAL: also from kernels before 6.1.
+ */
+int map_make_huge(const struct map *map);
+
 /** map_reopen_ro() - a second descriptor of the same memfd, O_RDONLY, made to be handed out */
 int map_reopen_ro(const struct map *map, int *ret_fd) _must_check_;
 

@@ -126,6 +126,7 @@ static inline int fixture_setup(void **state)
     snprintf(f->config.runtime_dir, sizeof(f->config.runtime_dir), "%s", f->dir);
     snprintf(f->config.state_dir, sizeof(f->config.state_dir), "%s/state", f->dir);
     snprintf(f->config.cpu, sizeof(f->config.cpu), "auto");
+    snprintf(f->config.huge_pages, sizeof(f->config.huge_pages), "off");
     f->config.lease_seconds = 10;
     f->config.high_percent = 95;
     f->config.low_percent = 90;

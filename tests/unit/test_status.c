@@ -43,6 +43,7 @@ void session_status(struct session *session, uint32_t tenant, struct status *ret
                                        : "b",
         .arena_bytes = base + 1,
         .arena_used_bytes = base + 2,
+        .arena_huge_bytes = base + 60,
         .epoch = 0x8000000000000001,
         .n_tiles = base + 3,
         .n_sequences = base + 4,
@@ -122,7 +123,8 @@ static void test_json(void **state)
                      "\"kernels\":\"c avx2\",\"n_workers\":19,\"jobs_queued\":17,"
                      "\"jobs_running\":18,\"monitor_tiles_dropped\":57,\"monitor_untracked\":58,"
                      "\"monitor_cpu_seconds\":1.500000,\"n_profiles\":1007,\"n_tenants\":2,");
-    assert_has(page, "\"total\":{\"arena_bytes\":1001,\"arena_used_bytes\":1002,\"n_tiles\":1003,"
+    assert_has(page, "\"total\":{\"arena_bytes\":1001,\"arena_used_bytes\":1002,"
+                     "\"arena_huge_bytes\":1060,\"n_tiles\":1003,"
                      "\"n_sequences\":1004,\"n_clients\":1005,\"staging_bytes\":1006,"
                      "\"tokens_appended\":1008,\"tokens_read\":1009,\"tokens_shared\":1010,"
                      "\"lookup_tokens_asked\":1011,\"lookup_tokens_hit\":1012,"
@@ -161,6 +163,7 @@ static void test_metrics(void **state)
         "arena_bytes{tenant=\"a\"} 101",
         "arena_bytes{tenant=\"b\"} 201",
         "arena_used_bytes{tenant=\"b\"} 202",
+        "arena_huge_bytes{tenant=\"b\"} 260",
         "tiles{tenant=\"b\"} 203",
         "sequences{tenant=\"b\"} 204",
         "clients{tenant=\"b\"} 205",
