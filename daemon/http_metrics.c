@@ -11,7 +11,7 @@
 
 #include "daemon/status.h"
 
-enum kind { GAUGE, COUNTER };
+enum kind { GAUGE, COUNTER, MILLISECONDS /* a gauge, shown in seconds */ };
 
 static void add_head(struct text *body, enum kind kind, const char *name, const char *help)
 {
@@ -141,7 +141,23 @@ static const struct {
     { "stream_resets_total", OF(resets), COUNTER, "Streams that began anew." },
     { "all_clears_total", OF(all_clears), COUNTER,
       "Sequences whose streams were all green again." },
+    { "subscribers", OF(subscribers), GAUGE, "Subscribers of events." },
+    { "subscriber_lag_events", OF(subscriber_lag_events), GAUGE,
+      "Events that the slowest subscriber has not acknowledged." },
+    { "subscriber_lag_seconds", OF(subscriber_lag_ms), MILLISECONDS,
+      "Age of the oldest event that a subscriber has not acknowledged." },
+    { "events_published_total", OF(events_published), COUNTER, "Events." },
+    { "events_lost_total", OF(events_lost), COUNTER,
+      "Events that subscribers were too slow for, each counted for each." },
 };
+
+static void add_value(struct text *body, enum kind kind, unsigned long long value)
+{
+    if (kind == MILLISECONDS)
+        text_printf(body, "} %.3f\n", (double)value / 1e3);
+    else
+        text_printf(body, "} %llu\n", value);
+}
 
 static void add_tenants(struct text *body, const struct http_sources *sources)
 {
@@ -159,7 +175,7 @@ static void add_tenants(struct text *body, const struct http_sources *sources)
         for (uint32_t j = 0; j < n; j++) {
             text_printf(body, "deltapq_%s{tenant=", tenant_series[i].name);
             text_label(body, sources->config->tenants[j].name);
-            text_printf(body, "} %llu\n", read_u64(&all[j], tenant_series[i].offset));
+            add_value(body, tenant_series[i].kind, read_u64(&all[j], tenant_series[i].offset));
         }
     }
     free(all);

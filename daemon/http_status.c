@@ -49,6 +49,11 @@ static void add_amounts(struct text *body, const struct status *status)
         { "red_entries", status->red_entries },
         { "resets", status->resets },
         { "all_clears", status->all_clears },
+        { "subscribers", status->subscribers },
+        { "subscriber_lag_events", status->subscriber_lag_events },
+        { "subscriber_lag_ms", status->subscriber_lag_ms },
+        { "events_published", status->events_published },
+        { "events_lost", status->events_lost },
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(rows); i++)

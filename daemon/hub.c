@@ -1,62 +1,77 @@
 /*
- * The hub: one ring of events, any number of cursors
+ * The hub: a ring of events for each tenant, any number of cursors
  *
- * A subscriber holds no copies, only where it is in the ring. It loses events in two ways: its
- * limit (of undelivered ones) is exceeded, or the ring comes round to where it stands.
+ * A subscriber holds no copies, only where it is in its tenant's ring. It loses events in two ways:
+ * its limit (of events not taken) is exceeded, or the ring comes round to where it stands. Both are
+ * found out when it takes the next ones; publishing does not look at subscribers at all.
  *
- *     ring   | oldest … | … delivered | cursor … undelivered, n_pending of them its own | newest
+ *     ring   | oldest … | … acknowledged | … taken | cursor … not taken | last
  *
- * Events of other tenants lie between its own; they count neither as pending nor as lost. The
- * backlog that a resuming subscriber asked for does not count against its queue: the limit begins
- * at queue + backlog and comes down by one with each event taken.
- *
- *     idle -> wake() -> awake -> hub_next() returns 1 -> idle: one wake for any number of events
+ * The backlog that a resuming subscriber asked for does not count against its queue: the limit
+ * begins at queue + backlog and comes down by one with each event taken.
  */
 #include "daemon/hub.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "lib/base/error.h"
 
+struct channel {
+    uint64_t last_seq; /* 0: none yet; events last_seq-n_history+1 … last_seq are in the ring */
+    uint64_t n_lost;   /* by subscribers that are gone */
+    struct hub_subscriber *subscribers;
+    struct event *ring; /* [n_history]: event seq is at seq % n_history */
+};
+
 struct hub_subscriber {
     struct hub *hub;
+    struct channel *channel;
     struct hub_subscriber *prev, *next;
-    uint32_t tenant, queue;
-    void (*wake)(void *user);
-    void *user;
-    bool idle;       /* was told that there is nothing: wants to be woken */
-    uint64_t cursor; /* seq of the next event to look at */
-    uint64_t n_pending, limit, n_lost;
+    struct hub_request request;
+    uint64_t id;
+    uint64_t cursor;   /* seq of the next event to take */
+    uint64_t acked;    /* all up to this one are dealt with */
+    uint64_t acked_ms; /* when it last said so; without acknowledgements: when it last took */
+    uint64_t limit, n_lost;
 };
 
 struct hub {
     pthread_mutex_t mutex;
     uint64_t (*clock_unix_ms)(void);
-    uint64_t incarnation;
-    uint64_t last_seq; /* 0: none yet; events last_seq-n_history+1 … last_seq are in the ring */
-    struct hub_subscriber *subscribers;
-    bool closed;
-    uint32_t n_history;
-    struct event ring[]; /* event seq is at seq % n_history */
+    uint64_t incarnation, n_ids;
+    bool closed, armed;
+    uint32_t n_tenants, n_history;
+    struct channel channels[]; /* [n_tenants] */
 };
 
-int hub_new(uint32_t n_history, uint64_t incarnation, uint64_t (*clock_unix_ms)(void),
-            struct hub **ret_hub)
+int hub_new(uint32_t n_tenants, uint32_t n_history, uint64_t incarnation,
+            uint64_t (*clock_unix_ms)(void), struct hub **ret_hub)
 {
     struct hub *hub;
+    bool failed = false;
 
     assert(n_history > 0);
-    hub = calloc(1, sizeof(*hub) + n_history * sizeof(hub->ring[0]));
+    hub = calloc(1, sizeof(*hub) + n_tenants * sizeof(hub->channels[0]));
     if (!hub)
         return error_origin(-ENOMEM);
     pthread_mutex_init(&hub->mutex, NULL);
     hub->clock_unix_ms = clock_unix_ms;
     hub->incarnation = incarnation;
+    hub->armed = true;
+    hub->n_tenants = n_tenants;
     hub->n_history = n_history;
+    for (uint32_t i = 0; i < n_tenants; i++) {
+        hub->channels[i].ring = calloc(n_history, sizeof(struct event));
+        failed = failed || !hub->channels[i].ring;
+    }
+    if (failed) {
+        hub_free(hub);
+        return error_origin(-ENOMEM);
+    }
     *ret_hub = hub;
     return 0;
 }
@@ -65,7 +80,10 @@ struct hub *hub_free(struct hub *hub)
 {
     if (!hub)
         return NULL;
-    assert(!hub->subscribers);
+    for (uint32_t i = 0; i < hub->n_tenants; i++) {
+        assert(!hub->channels[i].subscribers);
+        free(hub->channels[i].ring);
+    }
     pthread_mutex_destroy(&hub->mutex);
     free(hub);
     return NULL;
@@ -76,160 +94,250 @@ uint64_t hub_incarnation(const struct hub *hub)
     return hub->incarnation;
 }
 
-static const struct event *at(const struct hub *hub, uint64_t seq)
+uint64_t hub_now_ms(const struct hub *hub)
 {
-    return &hub->ring[seq % hub->n_history];
+    return hub->clock_unix_ms();
 }
 
-static uint64_t oldest_seq(const struct hub *hub)
+uint64_t hub_subscriber_id(const struct hub_subscriber *subscriber)
 {
-    return hub->last_seq < hub->n_history ? 1 : hub->last_seq - hub->n_history + 1;
-}
-
-static bool concerns(const struct hub_subscriber *subscriber, const struct event *event)
-{
-    return event->tenant == subscriber->tenant || event->tenant == EVENT_ALL_TENANTS;
+    return subscriber->id;
 }
 
 /* --- all with the hub locked ------------------------------------------------------------------ */
 
-static void wake(struct hub_subscriber *subscriber)
+static struct event *at(const struct hub *hub, const struct channel *channel, uint64_t seq)
 {
-    if (!subscriber->idle)
-        return;
-    subscriber->idle = false;
-    subscriber->wake(subscriber->user);
+    return &channel->ring[seq % hub->n_history];
 }
 
-/* The subscriber's next own event; there is one. */
-static const struct event *advance(struct hub_subscriber *subscriber)
+static uint64_t oldest_seq(const struct hub *hub, const struct channel *channel)
 {
-    const struct event *event;
-
-    assert(subscriber->n_pending > 0);
-    do {
-        event = at(subscriber->hub, subscriber->cursor++);
-    } while (!concerns(subscriber, event));
-    subscriber->n_pending--;
-    return event;
+    return channel->last_seq < hub->n_history ? 1 : channel->last_seq - hub->n_history + 1;
 }
 
-static void lose_one(struct hub_subscriber *subscriber)
+static void wake_one(const struct channel *channel)
 {
-    advance(subscriber);
-    subscriber->n_lost++;
+    if (channel->subscribers)
+        channel->subscribers->request.wake(channel->subscribers->request.user);
 }
 
-/* The oldest event is about to be overwritten. */
-static void leave(struct hub_subscriber *subscriber, uint64_t oldest)
+static void put(struct hub *hub, struct channel *channel, const struct event *event,
+                uint64_t time_unix_ms)
 {
-    if (subscriber->cursor != oldest)
-        return;
-    if (concerns(subscriber, at(subscriber->hub, oldest)))
-        lose_one(subscriber);
-    else
-        subscriber->cursor++;
+    struct event *place = at(hub, channel, ++channel->last_seq);
+
+    *place = *event;
+    place->seq = channel->last_seq;
+    place->time_unix_ms = time_unix_ms;
+    if (hub->armed && channel->subscribers) {
+        hub->armed = false;
+        wake_one(channel);
+    }
 }
 
-static void take_notice(struct hub_subscriber *subscriber)
+static uint64_t n_pending(const struct hub_subscriber *s)
 {
-    if (subscriber->n_pending == subscriber->limit)
-        lose_one(subscriber);
-    subscriber->n_pending++;
-    wake(subscriber);
+    return s->channel->last_seq + 1 - s->cursor;
+}
+
+/* Of those not taken, how many are lost by now. */
+static uint64_t n_overdue(const struct hub_subscriber *s)
+{
+    uint64_t kept = s->limit < s->hub->n_history ? s->limit : s->hub->n_history;
+
+    return n_pending(s) > kept ? n_pending(s) - kept : 0;
+}
+
+static void lose_overdue(struct hub_subscriber *s)
+{
+    uint64_t n = n_overdue(s);
+
+    s->n_lost += n;
+    s->cursor += n;
 }
 
 /* Where to begin, and what has been missed by then. */
-static void seek(struct hub_subscriber *subscriber, uint64_t after_seq)
+static void seek(struct hub_subscriber *s, uint64_t after_seq)
 {
-    const struct hub *hub = subscriber->hub;
-    uint64_t oldest = oldest_seq(hub);
+    const struct channel *channel = s->channel;
+    uint64_t oldest = oldest_seq(s->hub, channel);
 
-    if (after_seq > hub->last_seq)
-        after_seq = hub->last_seq;
+    if (after_seq == HUB_FROM_OLDEST)
+        after_seq = oldest - 1;
+    if (after_seq > channel->last_seq)
+        after_seq = channel->last_seq;
     if (after_seq + 1 < oldest) {
-        /* Whose the forgotten ones were is forgotten, too: at most so many. Who asks for all that
-         * is kept has missed nothing. */
-        subscriber->n_lost = after_seq ? oldest - 1 - after_seq : 0;
+        s->n_lost = oldest - 1 - after_seq;
         after_seq = oldest - 1;
     }
-    subscriber->cursor = after_seq + 1;
-    for (uint64_t seq = subscriber->cursor; seq <= hub->last_seq; seq++)
-        subscriber->n_pending += concerns(subscriber, at(hub, seq));
-    subscriber->limit = subscriber->queue + subscriber->n_pending;
+    s->cursor = after_seq + 1;
+    s->acked = after_seq;
+    s->acked_ms = s->hub->clock_unix_ms();
+    s->limit = s->request.queue + n_pending(s);
+}
+
+static void advance(struct hub_subscriber *s, uint32_t n)
+{
+    uint64_t extra = s->limit - s->request.queue;
+
+    s->cursor += n;
+    if (!s->request.acknowledges)
+        s->acked_ms = s->hub->clock_unix_ms();
+    s->limit -= extra < n ? extra : n;
+}
+
+static bool holds(const struct hub_batch *batch, const struct hub_subscriber *s, uint64_t n)
+{
+    return batch->held_tenant == s->request.tenant && batch->held_seq == s->cursor &&
+           batch->held_n == n;
+}
+
+static void hold(struct hub_batch *batch, const struct hub_subscriber *s, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        batch->events[i] = *at(s->hub, s->channel, s->cursor + i);
+    batch->held_tenant = s->request.tenant;
+    batch->held_seq = s->cursor;
+    batch->held_n = n;
 }
 
 /* --- the interface ---------------------------------------------------------------------------- */
 
 void hub_publish(struct hub *hub, const struct event *event)
 {
-    uint64_t time_unix_ms = hub->clock_unix_ms(), oldest;
-    struct event *place;
+    uint64_t time_unix_ms = event->time_unix_ms ? event->time_unix_ms : hub->clock_unix_ms();
 
     pthread_mutex_lock(&hub->mutex);
-    if (hub->closed) {
-        pthread_mutex_unlock(&hub->mutex);
-        return;
-    }
-    oldest = oldest_seq(hub);
-    if (hub->last_seq >= hub->n_history) {
-        for (struct hub_subscriber *s = hub->subscribers; s; s = s->next)
-            leave(s, oldest);
-    }
-    hub->last_seq++;
-    place = &hub->ring[hub->last_seq % hub->n_history];
-    *place = *event;
-    place->seq = hub->last_seq;
-    place->time_unix_ms = time_unix_ms;
-    for (struct hub_subscriber *s = hub->subscribers; s; s = s->next) {
-        if (concerns(s, place))
-            take_notice(s);
+    if (!hub->closed) {
+        if (event->tenant == EVENT_ALL_TENANTS)
+            for (uint32_t i = 0; i < hub->n_tenants; i++)
+                put(hub, &hub->channels[i], event, time_unix_ms);
+        else if (event->tenant < hub->n_tenants)
+            put(hub, &hub->channels[event->tenant], event, time_unix_ms);
     }
     pthread_mutex_unlock(&hub->mutex);
 }
 
-int hub_subscribe(struct hub *hub, uint32_t tenant, uint64_t after_seq, uint32_t queue,
-                  void (*wake_fn)(void *user), void *user, struct hub_subscriber **ret_subscriber)
+int hub_subscribe(struct hub *hub, const struct hub_request *request,
+                  struct hub_subscriber **ret_subscriber)
 {
-    struct hub_subscriber *subscriber = calloc(1, sizeof(*subscriber));
+    struct hub_subscriber *s = calloc(1, sizeof(*s));
+    struct channel *channel = &hub->channels[request->tenant];
 
-    if (!subscriber)
+    assert(request->tenant < hub->n_tenants);
+    if (!s)
         return error_origin(-ENOMEM);
-    subscriber->hub = hub;
-    subscriber->tenant = tenant;
-    subscriber->wake = wake_fn;
-    subscriber->user = user;
-    subscriber->idle = true;
-    subscriber->queue = queue < 1 ? 1 : queue > hub->n_history ? hub->n_history : queue;
+    s->hub = hub;
+    s->channel = channel;
+    s->request = *request;
+    if (s->request.queue < 1)
+        s->request.queue = 1;
+    if (s->request.queue > hub->n_history)
+        s->request.queue = hub->n_history;
     pthread_mutex_lock(&hub->mutex);
-    seek(subscriber, after_seq);
-    subscriber->next = hub->subscribers;
-    if (hub->subscribers)
-        hub->subscribers->prev = subscriber;
-    hub->subscribers = subscriber;
-    *ret_subscriber = subscriber; /* before wake(), which may lead to hub_next() elsewhere */
-    if (subscriber->n_pending || hub->closed)
-        wake(subscriber);
+    s->id = hub->incarnation + ++hub->n_ids;
+    if (!s->id)
+        s->id = hub->incarnation + ++hub->n_ids;
+    seek(s, request->after_seq);
+    s->next = channel->subscribers;
+    if (s->next)
+        s->next->prev = s;
+    channel->subscribers = s;
+    *ret_subscriber = s; /* before wake(), which may lead to hub_take() elsewhere */
+    if (n_pending(s) || hub->closed)
+        wake_one(channel);
     pthread_mutex_unlock(&hub->mutex);
     return 0;
 }
 
-int hub_next(struct hub_subscriber *subscriber, struct event *ret_event, uint64_t *ret_lost)
+void hub_where(struct hub_subscriber *s, uint64_t *ret_next_seq, uint64_t *ret_lost)
 {
-    struct hub *hub = subscriber->hub;
+    pthread_mutex_lock(&s->hub->mutex);
+    lose_overdue(s);
+    *ret_next_seq = s->cursor;
+    *ret_lost = s->n_lost;
+    pthread_mutex_unlock(&s->hub->mutex);
+}
+
+int hub_take(struct hub_subscriber *s, struct hub_batch *batch)
+{
+    struct hub *hub = s->hub;
+    uint64_t n;
     int r = 0;
 
     pthread_mutex_lock(&hub->mutex);
-    if (subscriber->n_pending) {
-        *ret_event = *advance(subscriber);
-        *ret_lost = subscriber->n_lost;
-        if (subscriber->limit > subscriber->queue)
-            subscriber->limit--;
-    } else if (hub->closed) {
+    lose_overdue(s);
+    n = n_pending(s) < HUB_BATCH ? n_pending(s) : HUB_BATCH;
+    batch->first_seq = s->cursor;
+    batch->n = (uint32_t)n;
+    batch->lost = s->n_lost;
+    if (n) {
+        batch->is_same = holds(batch, s, n);
+        if (!batch->is_same)
+            hold(batch, s, (uint32_t)n);
+        advance(s, (uint32_t)n);
+    } else {
+        r = hub->closed ? 2 : 1;
+    }
+    pthread_mutex_unlock(&hub->mutex);
+    return r;
+}
+
+int hub_next(struct hub_subscriber *s, struct event *ret_event, uint64_t *ret_lost)
+{
+    struct hub *hub = s->hub;
+    int r = 0;
+
+    pthread_mutex_lock(&hub->mutex);
+    lose_overdue(s);
+    if (n_pending(s)) {
+        *ret_event = *at(hub, s->channel, s->cursor);
+        *ret_lost = s->n_lost;
+        advance(s, 1);
+    } else {
+        r = hub->closed ? 2 : 1;
+    }
+    pthread_mutex_unlock(&hub->mutex);
+    return r;
+}
+
+void hub_arm(struct hub *hub)
+{
+    pthread_mutex_lock(&hub->mutex);
+    hub->armed = true;
+    pthread_mutex_unlock(&hub->mutex);
+}
+
+static struct hub_subscriber *find(struct channel *channel, uint64_t id)
+{
+    struct hub_subscriber *s = channel->subscribers;
+
+    while (s && s->id != id)
+        s = s->next;
+    return s;
+}
+
+int hub_ack(struct hub *hub, uint32_t tenant, uint64_t id, uint64_t seq, uint64_t *ret_acked,
+            uint64_t *ret_last)
+{
+    struct hub_subscriber *s;
+    int r = 0;
+
+    assert(tenant < hub->n_tenants);
+    pthread_mutex_lock(&hub->mutex);
+    s = find(&hub->channels[tenant], id);
+    if (!s) {
+        r = 1;
+    } else if (seq >= s->cursor) {
         r = 2;
     } else {
-        subscriber->idle = true;
-        r = 1;
+        if (seq > s->acked) {
+            s->acked = seq;
+            s->acked_ms = hub->clock_unix_ms();
+        }
+        *ret_acked = s->acked;
+        *ret_last = s->channel->last_seq;
     }
     pthread_mutex_unlock(&hub->mutex);
     return r;
@@ -243,10 +351,11 @@ struct hub_subscriber *hub_unsubscribe(struct hub_subscriber *subscriber)
         return NULL;
     hub = subscriber->hub;
     pthread_mutex_lock(&hub->mutex);
+    subscriber->channel->n_lost += subscriber->n_lost + n_overdue(subscriber);
     if (subscriber->prev)
         subscriber->prev->next = subscriber->next;
     else
-        hub->subscribers = subscriber->next;
+        subscriber->channel->subscribers = subscriber->next;
     if (subscriber->next)
         subscriber->next->prev = subscriber->prev;
     pthread_mutex_unlock(&hub->mutex);
@@ -258,7 +367,49 @@ void hub_close(struct hub *hub)
 {
     pthread_mutex_lock(&hub->mutex);
     hub->closed = true;
-    for (struct hub_subscriber *s = hub->subscribers; s; s = s->next)
-        wake(s);
+    for (uint32_t i = 0; i < hub->n_tenants; i++)
+        wake_one(&hub->channels[i]);
     pthread_mutex_unlock(&hub->mutex);
+}
+
+/* --- counts; locked --------------------------------------------------------------------------- */
+
+static void add_lag(const struct hub_subscriber *s, uint64_t now_ms, struct hub_counts *counts)
+{
+    const struct channel *channel = s->channel;
+    uint64_t acked = s->request.acknowledges ? s->acked : s->cursor - 1;
+    uint64_t lag = channel->last_seq - acked, since_ms = s->acked_ms;
+
+    if (!lag)
+        return;
+    if (acked + 1 >= oldest_seq(s->hub, channel))
+        since_ms = at(s->hub, channel, acked + 1)->time_unix_ms;
+    if (counts->lag_events < lag)
+        counts->lag_events = lag;
+    if (now_ms > since_ms && counts->lag_ms < now_ms - since_ms)
+        counts->lag_ms = now_ms - since_ms;
+}
+
+static void add_channel(const struct channel *channel, uint64_t now_ms, struct hub_counts *counts)
+{
+    counts->n_published += channel->last_seq;
+    counts->n_lost += channel->n_lost;
+    for (const struct hub_subscriber *s = channel->subscribers; s; s = s->next) {
+        counts->n_subscribers++;
+        counts->n_lost += s->n_lost + n_overdue(s);
+        add_lag(s, now_ms, counts);
+    }
+}
+
+void hub_get_counts(struct hub *hub, uint32_t tenant, struct hub_counts *ret_counts)
+{
+    uint64_t now_ms = hub->clock_unix_ms();
+    struct hub_counts counts = { 0 };
+
+    pthread_mutex_lock(&hub->mutex);
+    for (uint32_t i = 0; i < hub->n_tenants; i++)
+        if (tenant == i || tenant == UINT32_MAX)
+            add_channel(&hub->channels[i], now_ms, &counts);
+    pthread_mutex_unlock(&hub->mutex);
+    *ret_counts = counts;
 }

@@ -270,7 +270,8 @@ static int make_core(struct daemon *daemon)
     int r;
 
     (void)!getrandom(&incarnation, sizeof incarnation, 0); /* else the time does */
-    r = say(hub_new(config->event_history, incarnation, unix_ms, &daemon->hub), "events");
+    r = say(hub_new(config->n_tenants, config->event_history, incarnation, unix_ms, &daemon->hub),
+            "events");
     if (!r)
         r = say(pool_new(n_workers(config), config->max_queued_jobs, &daemon->pool), "workers");
     if (!r)

@@ -61,6 +61,7 @@ static struct event event_of(const struct monitor_tile *tile, enum event_kind ki
                            .tenant = tile->tenant,
                            .id = tile->sequence_id,
                            .a = tile->first_token,
+                           .time_unix_ms = tile->time_unix_ms,
                            .risk = { .layer = stream / (2 * tile->n_kv_heads),
                                      .kind = (uint8_t)(stream / tile->n_kv_heads % 2),
                                      .head = stream % tile->n_kv_heads } };
@@ -111,7 +112,8 @@ static void tell(struct monitor *monitor, const struct monitor_tile *tile,
     struct event cleared = { .kind = EVENT_ALL_CLEARED,
                              .tenant = tile->tenant,
                              .id = tile->sequence_id,
-                             .a = tile->first_token + RISK_TILE_TOKENS };
+                             .a = tile->first_token + RISK_TILE_TOKENS,
+                             .time_unix_ms = tile->time_unix_ms };
     bool was_clear = true, is_clear = true;
 
     tell_resets(monitor, tile, courses);
@@ -339,8 +341,10 @@ void monitor_push(struct monitor *monitor, uint32_t worker, const struct monitor
                   const struct risk_course *courses)
 {
     uint64_t ticket = __atomic_fetch_add(&monitor->next_ticket, 1, __ATOMIC_RELAXED);
+    struct monitor_tile stamped = *tile;
 
-    if (monitor_ring_put(&monitor->rings[worker], ticket, tile, sizeof(*tile), courses,
+    stamped.time_unix_ms = hub_now_ms(monitor->options.hub);
+    if (monitor_ring_put(&monitor->rings[worker], ticket, &stamped, sizeof(stamped), courses,
                          tile->n_streams * sizeof(courses[0])))
         wake(monitor);
 }

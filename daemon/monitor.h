@@ -39,7 +39,8 @@ struct monitor *monitor_free(struct monitor *monitor);
 struct monitor_tile {
     uint64_t sequence_id, first_token;
     uint32_t tenant, n_streams, n_kv_heads;
-    uint64_t profile; /* whatever tells profiles apart: a part of the digest */
+    uint64_t profile;      /* whatever tells profiles apart: a part of the digest */
+    uint64_t time_unix_ms; /* set by monitor_push() */
 };
 
 /**

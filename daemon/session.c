@@ -460,6 +460,18 @@ static void add_monitor(struct status *status, struct monitor *monitor, uint32_t
     status->monitor_cpu_ns = counts.cpu_ns;
 }
 
+static void add_hub(struct status *status, struct hub *hub, uint32_t tenant)
+{
+    struct hub_counts counts;
+
+    hub_get_counts(hub, tenant, &counts);
+    status->subscribers = counts.n_subscribers;
+    status->subscriber_lag_events = counts.lag_events;
+    status->subscriber_lag_ms = counts.lag_ms;
+    status->events_published = counts.n_published;
+    status->events_lost = counts.n_lost;
+}
+
 void session_status(struct session *session, uint32_t tenant, struct status *ret_status)
 {
     struct status status = { .daemon_version = dpq_version(), .tenant = "" };
@@ -470,6 +482,7 @@ void session_status(struct session *session, uint32_t tenant, struct status *ret
     pool_counts(session->pool, &status.jobs_queued, &status.jobs_running);
     describe_cpu(session->cpu_mask, status.kernels, sizeof(status.kernels));
     add_monitor(&status, session->monitor, tenant);
+    add_hub(&status, session->hub, tenant);
     if (tenant < session->n_tenants) {
         status.tenant = session->tenants[tenant].config->name;
         status.epoch = store_epoch(session->tenants[tenant].store);

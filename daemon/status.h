@@ -18,6 +18,7 @@ struct status {
     uint64_t errors;
     uint64_t streams_green, streams_yellow, streams_red; /* of sequences in the monitor's map */
     uint64_t yellow_entries, red_entries, resets, all_clears;
+    uint64_t subscribers, subscriber_lag_events, subscriber_lag_ms, events_published, events_lost;
     uint64_t monitor_tiles_dropped, monitor_untracked; /* process, as cpu_ns */
     uint64_t monitor_cpu_ns;
     uint32_t jobs_queued, jobs_running, n_workers;

@@ -58,7 +58,7 @@ void rpc_message_free(ProtobufCMessage *message)
         protobuf_c_message_free_unpacked(message, NULL);
 }
 
-static grpc_slice pack(const ProtobufCMessage *message)
+grpc_slice rpc_message_pack_slice(const ProtobufCMessage *message)
 {
     grpc_slice slice = grpc_slice_malloc(protobuf_c_message_get_packed_size(message));
 
@@ -68,7 +68,7 @@ static grpc_slice pack(const ProtobufCMessage *message)
 
 grpc_byte_buffer *rpc_message_pack(const ProtobufCMessage *message)
 {
-    grpc_slice slice = pack(message);
+    grpc_slice slice = rpc_message_pack_slice(message);
     grpc_byte_buffer *buffer = grpc_raw_byte_buffer_create(&slice, 1);
 
     grpc_slice_unref(slice);
@@ -102,7 +102,7 @@ grpc_byte_buffer *rpc_message_pack_with(const ProtobufCMessage *message, uint32_
 
     n_head += write_varint(head + n_head, n_bytes);
     RPC_RELEASE(bytes);
-    slices[0] = pack(message); /* fields may come in any order */
+    slices[0] = rpc_message_pack_slice(message); /* fields may come in any order */
     slices[1] = grpc_slice_from_copied_buffer((const char *)head, n_head);
     slices[2] = grpc_slice_new_with_user_data(bytes, n_bytes, let_go, bytes);
     buffer = grpc_raw_byte_buffer_create(slices, 3);

@@ -3,6 +3,7 @@
 /* protobuf-c messages in and out of gRPC's byte buffers. */
 
 #include <grpc/byte_buffer.h>
+#include <grpc/slice.h>
 #include <protobuf-c/protobuf-c.h>
 
 /**
@@ -19,6 +20,9 @@ void rpc_message_free(ProtobufCMessage *message);
 
 /** rpc_message_pack() - the caller's, to be destroyed after its batch was started */
 grpc_byte_buffer *rpc_message_pack(const ProtobufCMessage *message);
+
+/** rpc_message_pack_slice() - the same as one slice, the caller's */
+grpc_slice rpc_message_pack_slice(const ProtobufCMessage *message);
 
 /**
  * rpc_message_pack_with() - the same, and a bytes field that is not copied

@@ -50,8 +50,10 @@ void rpc_audit_deinit(void *state);
 
 /* Monitor */
 void rpc_watch(struct rpc_call *call, const void *message);
-void rpc_watch_pump(struct rpc_call *call);
+void rpc_watch_sent(struct rpc_call *call);
+void rpc_watch_woken(struct rpc_call *call);
 void rpc_watch_over(struct rpc_call *call);
+void rpc_ack(struct rpc_call *call, const void *message);
 void rpc_status(struct rpc_call *call, const void *message);
 void rpc_risk(struct rpc_call *call, const void *message);
 void rpc_risk_deinit(void *state);

@@ -78,7 +78,10 @@ static void dispatch(struct rpc_server *server, void *tag, bool ok)
 static gpr_timespec next_deadline(struct rpc_server *server)
 {
     uint64_t due_ns = rpc_uploads_due_ns(&server->uploads), now_ns = session_now_ns();
+    uint64_t flush_ns = rpc_watchers_due_ns(&server->watchers);
 
+    if (flush_ns < due_ns)
+        due_ns = flush_ns;
     if (due_ns == UINT64_MAX)
         return gpr_inf_future(GPR_CLOCK_MONOTONIC);
     return gpr_time_add(
@@ -100,6 +103,7 @@ static void *serve(void *argument)
         rpc_uploads_expire(&server->uploads, session_now_ns());
         if (event.type == GRPC_OP_COMPLETE)
             dispatch(server, event.tag, event.success);
+        rpc_watchers_run(&server->watchers, server->options.hub, session_now_ns());
     }
 }
 
@@ -156,12 +160,18 @@ int rpc_server_new(const struct rpc_server_options *options, struct rpc_server *
         return error_origin(-ENOMEM);
     server->options = *options;
     server->n_live = 1;
+    r = rpc_watchers_init(&server->watchers);
+    if (r) {
+        free(server);
+        return error_fold(r);
+    }
     pthread_mutex_init(&server->start, NULL);
     pthread_mutex_lock(&server->start);
     r = pthread_create(&server->thread, NULL, serve, server);
     if (r) {
         pthread_mutex_unlock(&server->start);
         pthread_mutex_destroy(&server->start);
+        rpc_watchers_deinit(&server->watchers);
         free(server);
         return error_origin(-r);
     }
@@ -232,6 +242,7 @@ struct rpc_server *rpc_server_free(struct rpc_server *server)
     grpc_server_credentials_release(server->credentials);
     wake_core();
     grpc_shutdown();
+    rpc_watchers_deinit(&server->watchers);
     rpc_uploads_deinit(&server->uploads);
     rpc_health_deinit(&server->health);
     pthread_mutex_destroy(&server->start);

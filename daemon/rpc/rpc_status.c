@@ -33,6 +33,11 @@ static void fill(Deltapq__V1__Status *reply, const struct status *status)
     reply->objects_corrupt = status->objects_corrupt;
     reply->scrubbed_bytes = status->scrubbed_bytes;
     reply->errors = status->errors;
+    reply->subscribers = status->subscribers;
+    reply->subscriber_lag_events = status->subscriber_lag_events;
+    reply->subscriber_lag_ms = status->subscriber_lag_ms;
+    reply->events_published = status->events_published;
+    reply->events_lost = status->events_lost;
     reply->jobs_queued = status->jobs_queued;
     reply->jobs_running = status->jobs_running;
     reply->n_workers = status->n_workers;

@@ -1,175 +1,172 @@
 /*
- * Monitor.Watch: the hub's events, one message in flight
+ * Monitor.Watch: the hub's events, one message in flight for each subscriber
  *
  * What is not sent yet waits in the hub, where its number is limited, not here. A subscriber that
  * reads slowly is therefore at most its queue and what the transport has taken behind.
+ *
+ * The hub wakes one call, whichever, when something has happened; then all are looked at, 10 ms
+ * apart at least. In between events gather, and most subscribers are sent the same bytes. Whoever
+ * is still sending is left out, and looked at when that is done. A message that is full is followed
+ * by the next one at once.
  */
+#include "daemon/rpc/rpc_watch.h"
+
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "daemon/rpc/rpc_event.h"
 #include "daemon/rpc/rpc_methods.h"
 #include "daemon/rpc/rpc_state.h"
 #include "deltapq/v1/monitor.pb-c.h"
+#include "lib/base/error.h"
 
 enum {
     DEFAULT_QUEUE = 1024,
     MAX_QUEUE = 65536,
+    MAX_WATCHERS = 4096, /* of a tenant */
+    FLUSH_NS = 10000000,
+    AT_ONCE = 32, /* subscribers, before other calls have their turn */
 };
 
-struct watch_state {
-    struct hub_subscriber *subscriber;
+struct rpc_watcher {
+    struct rpc_watcher *prev, *next;
+    struct rpc_call *call;
+    struct hub_subscriber *subscriber; /* NULL: it is over */
+    bool is_full;                      /* the message on its way */
+    bool is_behind;                    /* was left out of a flush */
 };
 
-/* Room for whatever an event is. */
-union what {
-    Deltapq__V1__SequenceCreated sequence_created;
-    Deltapq__V1__SequenceReleased sequence_released;
-    Deltapq__V1__TileStored tile_stored;
-    Deltapq__V1__TileEvicted tile_evicted;
-    Deltapq__V1__TileShared tile_shared;
-    Deltapq__V1__ClientAttached client_attached;
-    Deltapq__V1__ClientGone client_gone;
-    Deltapq__V1__ProfileInstalled profile_installed;
-    Deltapq__V1__CalibrationProgress calibration_progress;
-    Deltapq__V1__SpaceExhausted space_exhausted;
-    Deltapq__V1__SequenceForked sequence_forked;
-    Deltapq__V1__SequenceTrimmed sequence_trimmed;
-    Deltapq__V1__ProfileRemoved profile_removed;
-    Deltapq__V1__ZoneChanged zone_changed;
-    Deltapq__V1__StreamReset stream_reset;
-    Deltapq__V1__AllCleared all_cleared;
-    Deltapq__V1__FineDropped fine_dropped;
-    Deltapq__V1__TokensEvicted tokens_evicted;
-};
+/* --- all watchers ----------------------------------------------------------------------------- */
 
-static ProtobufCBinaryData digest(const struct event *event)
+int rpc_watchers_init(struct rpc_watchers *watchers)
 {
-    return (ProtobufCBinaryData){ .len = sizeof(event->digest), .data = (uint8_t *)event->digest };
+    *watchers = (struct rpc_watchers){ .due_ns = UINT64_MAX, .packed = grpc_empty_slice() };
+    watchers->batch = calloc(1, sizeof(*watchers->batch));
+    return watchers->batch ? 0 : error_origin(-ENOMEM);
 }
 
-/* PROTOBUF_C_MESSAGE_INIT, then the fields in their order */
-#define SET(type, member, ...) \
-    (what->member = \
-         (Deltapq__V1__##type){ PROTOBUF_C_MESSAGE_INIT(&deltapq__v1__##member##__descriptor), \
-                                __VA_ARGS__ }, \
-     message->member = &what->member)
-
-/* How streams are: 0; 1 of another sort. */
-static int fill_risk(Deltapq__V1__Event *message, union what *what, const struct event *event)
+void rpc_watchers_deinit(struct rpc_watchers *watchers)
 {
-    const struct event_risk *risk = &event->risk;
-
-    switch (event->kind) {
-    case EVENT_ZONE_CHANGED:
-        SET(ZoneChanged, zone_changed, event->id, event->a, risk->layer, risk->kind, risk->head,
-            (Deltapq__V1__Zone)risk->from, (Deltapq__V1__Zone)risk->to,
-            (Deltapq__V1__RiskCause)risk->cause, risk->mu);
-        return 0;
-    case EVENT_STREAM_RESET:
-        SET(StreamReset, stream_reset, event->id, event->a, risk->layer, risk->kind, risk->head,
-            event->b != 0);
-        return 0;
-    case EVENT_ALL_CLEARED:
-        SET(AllCleared, all_cleared, event->id, event->a);
-        return 0;
-    default:
-        return 1;
-    }
+    grpc_slice_unref(watchers->packed);
+    free(watchers->batch);
 }
 
-static void fill_what(Deltapq__V1__Event *message, union what *what, const struct event *event)
+static void send_batch(struct rpc_watcher *watcher, grpc_slice packed)
 {
-    message->what_case = (Deltapq__V1__Event__WhatCase)event->kind;
-    switch (event->kind) {
-    case EVENT_SEQUENCE_CREATED:
-        SET(SequenceCreated, sequence_created, event->id, event->a);
-        break;
-    case EVENT_SEQUENCE_RELEASED:
-        SET(SequenceReleased, sequence_released, event->id, event->a, event->b);
-        break;
-    case EVENT_TILE_STORED:
-        SET(TileStored, tile_stored, event->id, event->a, event->b, event->c);
-        break;
-    case EVENT_TILE_EVICTED:
-        SET(TileEvicted, tile_evicted, digest(event), event->a);
-        break;
-    case EVENT_TILE_SHARED:
-        SET(TileShared, tile_shared, event->id, event->a);
-        break;
-    case EVENT_CLIENT_ATTACHED:
-        SET(ClientAttached, client_attached, event->id, (char *)event->text);
-        break;
-    case EVENT_CLIENT_GONE:
-        SET(ClientGone, client_gone, event->id, event->a, (uint32_t)event->b);
-        break;
-    case EVENT_PROFILE_INSTALLED:
-        SET(ProfileInstalled, profile_installed, digest(event), (char *)event->text);
-        break;
-    case EVENT_CALIBRATION_PROGRESS:
-        SET(CalibrationProgress, calibration_progress, (char *)event->text, event->a, event->b);
-        break;
-    case EVENT_SPACE_EXHAUSTED:
-        SET(SpaceExhausted, space_exhausted, event->a);
-        break;
-    case EVENT_SEQUENCE_FORKED:
-        SET(SequenceForked, sequence_forked, event->id, event->a, event->b);
-        break;
-    case EVENT_SEQUENCE_TRIMMED:
-        SET(SequenceTrimmed, sequence_trimmed, event->id, event->a, event->b);
-        break;
-    case EVENT_PROFILE_REMOVED:
-        SET(ProfileRemoved, profile_removed, digest(event), (char *)event->text);
-        break;
-    case EVENT_FINE_DROPPED:
-        SET(FineDropped, fine_dropped, digest(event), event->id, event->a, event->b, event->c);
-        break;
-    case EVENT_TOKENS_EVICTED:
-        SET(TokensEvicted, tokens_evicted, event->id, event->a, event->b, event->c);
-        break;
-    default:
-        if (fill_risk(message, what, event))
-            message->what_case = DELTAPQ__V1__EVENT__WHAT__NOT_SET;
-    }
+    struct rpc_call *call = watcher->call;
+    const struct hub_batch *batch = call->server->watchers.batch;
+    struct rpc_event_head head = { .subscriber_id = hub_subscriber_id(watcher->subscriber),
+                                   .incarnation = hub_incarnation(call->server->options.hub),
+                                   .lost = batch->lost,
+                                   .next_seq = batch->first_seq };
+
+    watcher->is_full = batch->n == HUB_BATCH;
+    rpc_call_send_buffer(call, rpc_event_message(&head, packed));
 }
 
-static void send_event(struct rpc_call *call, const struct event *event, uint64_t lost)
+static void leave(struct rpc_watcher *watcher)
 {
-    Deltapq__V1__Event message = DELTAPQ__V1__EVENT__INIT;
-    union what what;
+    struct rpc_watchers *watchers;
 
-    message.seq = event->seq;
-    message.incarnation = hub_incarnation(call->server->options.hub);
-    message.time_unix_ms = event->time_unix_ms;
-    message.lost = lost;
-    fill_what(&message, &what, event);
-    rpc_call_send(call, &message.base);
-}
-
-/* After a wake, and when the last message has been taken. */
-void rpc_watch_pump(struct rpc_call *call)
-{
-    struct watch_state *state = call->state;
-    struct event event;
-    uint64_t lost;
-
-    if (!state || !state->subscriber || call->sending)
+    if (!watcher->subscriber)
         return;
-    switch (hub_next(state->subscriber, &event, &lost)) {
+    watchers = &watcher->call->server->watchers;
+    watcher->subscriber = hub_unsubscribe(watcher->subscriber);
+    if (watchers->turn == watcher)
+        watchers->turn = watcher->next;
+    if (watcher->prev)
+        watcher->prev->next = watcher->next;
+    else
+        watchers->first = watcher->next;
+    if (watcher->next)
+        watcher->next->prev = watcher->prev;
+}
+
+/* Send it what there is, if it can take it. */
+static void pump(struct rpc_watcher *watcher)
+{
+    struct rpc_watchers *watchers = &watcher->call->server->watchers;
+    struct hub_batch *batch = watchers->batch;
+
+    watcher->is_behind = watcher->call->sending;
+    if (watcher->is_behind)
+        return;
+    switch (hub_take(watcher->subscriber, batch)) {
     case 0:
-        send_event(call, &event, lost);
+        if (!batch->is_same) {
+            grpc_slice_unref(watchers->packed);
+            watchers->packed = rpc_event_pack(batch->events, batch->n);
+        }
+        send_batch(watcher, watchers->packed);
         break;
     case 2:
-        rpc_call_refuse(call, SESSION_UNAVAILABLE, "SHUTDOWN", "the daemon is shutting down");
+        rpc_call_refuse(watcher->call, SESSION_UNAVAILABLE, "SHUTDOWN",
+                        "the daemon is shutting down");
+        leave(watcher);
         break;
     default: /* nothing: the hub will wake */
         break;
     }
 }
 
+static void schedule(struct rpc_watchers *watchers)
+{
+    uint64_t now_ns = session_now_ns(), due_ns = watchers->flushed_ns + FLUSH_NS;
+
+    if (due_ns < now_ns)
+        due_ns = now_ns;
+    if (due_ns < watchers->due_ns)
+        watchers->due_ns = due_ns;
+}
+
+uint64_t rpc_watchers_due_ns(const struct rpc_watchers *watchers)
+{
+    return watchers->turn ? 0 : watchers->due_ns;
+}
+
+void rpc_watchers_run(struct rpc_watchers *watchers, struct hub *hub, uint64_t now_ns)
+{
+    if (!watchers->turn) {
+        if (now_ns < watchers->due_ns)
+            return;
+        watchers->due_ns = UINT64_MAX;
+        watchers->flushed_ns = now_ns;
+        hub_arm(hub); /* before looking: what comes from now on wakes again */
+        watchers->turn = watchers->first;
+    }
+    for (int i = 0; i < AT_ONCE && watchers->turn; i++) {
+        struct rpc_watcher *watcher = watchers->turn;
+
+        watchers->turn = watcher->next;
+        pump(watcher);
+    }
+}
+
+/* --- one call --------------------------------------------------------------------------------- */
+
+void rpc_watch_woken(struct rpc_call *call)
+{
+    schedule(&call->server->watchers);
+}
+
+void rpc_watch_sent(struct rpc_call *call)
+{
+    struct rpc_watcher *watcher = call->state;
+
+    if (!watcher || !watcher->subscriber)
+        return;
+    if (watcher->is_full)
+        pump(watcher);
+    else if (watcher->is_behind)
+        schedule(&call->server->watchers);
+}
+
+/* It may have been the one that was woken. */
 void rpc_watch_over(struct rpc_call *call)
 {
-    struct watch_state *state = call->state;
-
-    state->subscriber = hub_unsubscribe(state->subscriber);
+    leave(call->state);
+    schedule(&call->server->watchers);
 }
 
 static void wake(void *user)
@@ -180,31 +177,66 @@ static void wake(void *user)
 static uint64_t where_to_begin(const Deltapq__V1__WatchRequest *request, uint64_t incarnation)
 {
     if (request->from_now)
-        return UINT64_MAX;
-    if (request->incarnation && request->incarnation != incarnation)
-        return 0; /* numbers of another daemon's mean nothing here */
-    return request->after_seq;
+        return HUB_FROM_NOW;
+    if (request->incarnation == incarnation)
+        return request->after_seq;
+    if (request->incarnation)
+        return HUB_FROM_OLDEST; /* numbers of another daemon's mean nothing here */
+    return request->after_seq ? request->after_seq : HUB_FROM_OLDEST;
+}
+
+static bool refuse(struct rpc_call *call, uint32_t queue)
+{
+    uint32_t n = 0;
+
+    for (struct rpc_watcher *w = call->server->watchers.first; w; w = w->next)
+        n += w->call->tenant == call->tenant;
+    if (queue > MAX_QUEUE)
+        rpc_call_refuse(call, SESSION_INVALID_ARGUMENT, "QUEUE", "queue %u is more than %d events",
+                        queue, MAX_QUEUE);
+    else if (n >= MAX_WATCHERS)
+        rpc_call_refuse(call, SESSION_RESOURCE_EXHAUSTED, "LIMIT", "the tenant has %u subscribers",
+                        n);
+    return queue > MAX_QUEUE || n >= MAX_WATCHERS;
+}
+
+static void join(struct rpc_watchers *watchers, struct rpc_watcher *watcher)
+{
+    watcher->next = watchers->first;
+    if (watcher->next)
+        watcher->next->prev = watcher;
+    watchers->first = watcher;
 }
 
 void rpc_watch(struct rpc_call *call, const void *message)
 {
     const Deltapq__V1__WatchRequest *request = message;
+    struct rpc_watchers *watchers = &call->server->watchers;
     struct hub *hub = call->server->options.hub;
     uint32_t queue = request->queue ? request->queue : DEFAULT_QUEUE;
-    struct watch_state *state;
+    struct rpc_watcher *watcher;
+    struct hub_request subscription = {
+        .tenant = call->tenant,
+        .after_seq = where_to_begin(request, hub_incarnation(hub)),
+        .queue = queue,
+        .acknowledges = request->acknowledges,
+        .wake = wake,
+        .user = call,
+    };
 
-    if (queue > MAX_QUEUE) {
-        rpc_call_refuse(call, SESSION_INVALID_ARGUMENT, "QUEUE", "queue %u is more than %d events",
-                        queue, MAX_QUEUE);
+    if (refuse(call, queue))
         return;
-    }
-    state = rpc_call_state(call, sizeof(*state));
-    if (!state)
+    watcher = rpc_call_state(call, sizeof(*watcher));
+    if (!watcher)
         return;
-    if (hub_subscribe(hub, call->tenant, where_to_begin(request, hub_incarnation(hub)), queue, wake,
-                      call, &state->subscriber)) {
+    if (hub_subscribe(hub, &subscription, &watcher->subscriber)) {
         rpc_call_no_memory(call);
         return;
     }
-    rpc_call_send_headers(call); /* the client knows from here on that it misses nothing */
+    watcher->call = call;
+    join(watchers, watcher);
+    hub_where(watcher->subscriber, &watchers->batch->first_seq, &watchers->batch->lost);
+    watchers->batch->n = 0;
+    send_batch(watcher, grpc_empty_slice()); /* it knows from here on that it misses nothing */
+    watcher->is_behind = true;
 }

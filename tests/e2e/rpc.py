@@ -74,6 +74,12 @@ class Stubs:
         self.reflection = api.stub(channel, "grpc.reflection.v1.ServerReflection")
 
 
+def events_of(call):
+    """The events of a Watch call, one after another."""
+    for message in call:
+        yield from message.events
+
+
 _n_channels = 0
 
 

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("grpc")
 import grpc  # noqa: E402
 import numpy  # noqa: E402
-from rpc import append_request, random_numbers, refused, tensor_of  # noqa: E402
+from rpc import append_request, events_of, random_numbers, refused, tensor_of  # noqa: E402
 from test_restart import KILLS, Kept, create, kept, make_profile, stubs_of  # noqa: E402, F401
 
 NUMBERS = random_numbers(2000, 77)
@@ -155,7 +155,7 @@ def test_events(api, stubs, profile_id):
     branch = fork(api, stubs, sequence).sequence_id
     generation = trim(api, stubs, branch, 5).generation
     events = {}
-    for event in stream:
+    for event in events_of(stream):
         events[event.WhichOneof("what")] = event
         if "sequence_trimmed" in events:
             break

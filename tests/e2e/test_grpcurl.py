@@ -42,6 +42,7 @@ METHODS = {  # a request, and what its answer shows; "!" before a reason: the ca
     "deltapq.v1.Profiles/Audit": ({"profileId": "PROFILE", "maxRows": 1}, "summary"),
     "deltapq.v1.Monitor/GetStatus": ({}, "daemonVersion"),
     "deltapq.v1.Monitor/Watch": ({"queue": 16}, "incarnation"),
+    "deltapq.v1.Monitor/Ack": ({"subscriberId": "7"}, "!SUBSCRIBER"),
     "deltapq.v1.Monitor/GetRisk": ({}, "{"),
     "deltapq.v1.Monitor/Report": ({"sequenceId": "7", "errorRatio": 1}, "!SEQUENCE"),
     "deltapq.v1.Monitor/Reset": ({"sequenceId": "7"}, "!SEQUENCE"),

@@ -49,13 +49,14 @@ class Watcher:
 
     def _listen(self):
         try:
-            for event in self.call:
-                self._take(event)
+            for message in self.call:
+                self.lost = message.lost
+                for event in message.events:
+                    self._take(event)
         except grpc.RpcError:
             pass
 
     def _take(self, event):
-        self.lost = event.lost
         what = event.WhichOneof("what")
         body = getattr(event, what) if what else None
         if what == "tokens_evicted":

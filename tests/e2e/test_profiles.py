@@ -7,7 +7,7 @@ import grpc
 import numpy
 import pytest
 from frame import wait_until
-from rpc import (Refusal, Stubs, append_request, calibrate_requests, geometry, open_channel,
+from rpc import (Refusal, Stubs, append_request, calibrate_requests, events_of, geometry, open_channel,
                  random_numbers, refused, tensor_of)
 
 
@@ -129,7 +129,7 @@ def test_remove(api, make_daemon, profile_id, file):
         refused(api, "NOT_FOUND", "PROFILE", stubs.profiles.Get,
                 api.GetProfileRequest(profile_id=profile_id))
         assert ids(api, stubs) == set()
-        event = next(stubs.monitor.Watch(api.WatchRequest(), timeout=60))
+        event = next(events_of(stubs.monitor.Watch(api.WatchRequest(), timeout=60)))
         assert event.profile_removed.profile_id == profile_id
         assert event.profile_removed.model_name == "tiny"
     daemon.stop()

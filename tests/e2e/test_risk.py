@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from rpc import append_request, calibrate_requests, random_numbers, refused
+from rpc import append_request, calibrate_requests, events_of, random_numbers, refused
 from test_restart import kept, make_profile, stubs_of  # noqa: F401
 
 N_TOKENS = 1024
@@ -34,11 +34,12 @@ def gone_wrong(first, end):
 def test_zone_events_and_map(api, stubs, watched_id):
     call = stubs.monitor.Watch(api.WatchRequest(from_now=True), timeout=60)
     call.initial_metadata()
+    events = events_of(call)
     sequence = create(api, stubs, watched_id)
     stubs.kv.Append(append_request(api, sequence, 0, tokens(gone_wrong(256, N_TOKENS), 0, 640)))
     changes = []
     while not changes or changes[-1].to != 2:
-        event = next(call)
+        event = next(events)
         if event.HasField("zone_changed"):
             changes.append(event.zone_changed)
     call.cancel()
@@ -65,14 +66,15 @@ def test_report_and_reset(api, stubs, watched_id):
     assert reply.first_token == 128
     call = stubs.monitor.Watch(api.WatchRequest(from_now=True), timeout=60)
     call.initial_metadata()
+    events = events_of(call)
     stubs.kv.Append(append_request(api, sequence, 200, tokens(numbers, 200, 256)))
-    event = next(e for e in call if e.HasField("zone_changed"))
+    event = next(e for e in events if e.HasField("zone_changed"))
     change = event.zone_changed
     assert (change.first_token, change.layer, change.kind, change.head) == (128, 0, 1, 0)
     assert change.to == 2 and change.cause == 8
     assert stubs.monitor.Reset(api.ResetRequest(sequence_id=sequence)).first_token == 256
     stubs.kv.Append(append_request(api, sequence, 256, tokens(numbers, 256, 384)))
-    reset = next(e.stream_reset for e in call if e.HasField("stream_reset") and e.stream_reset.all_streams)
+    reset = next(e.stream_reset for e in events if e.HasField("stream_reset") and e.stream_reset.all_streams)
     assert (reset.sequence_id, reset.first_token) == (sequence, 256)
     call.cancel()
 

@@ -1,22 +1,54 @@
 """Monitor.Watch: what happens is told, in order, to everybody who keeps up."""
 
+import time
+
 import pytest
-from rpc import (Stubs, append_request, calibrate_requests, open_channel, random_numbers, refused)
+from rpc import (Stubs, append_request, calibrate_requests, events_of, open_channel, random_numbers,
+                 refused)
 
 
 @pytest.fixture
 def watch(api, stubs):
-    """A function that starts watching and gives the call, once it is heard."""
+    """A function that starts watching and gives what comes, once it is heard: see Watch."""
     calls = []
 
     def start(stub=None, **fields):
-        calls.append((stub or stubs).monitor.Watch(api.WatchRequest(**fields), timeout=60))
-        calls[-1].initial_metadata()
+        calls.append(Watch((stub or stubs).monitor.Watch(api.WatchRequest(**fields), timeout=60)))
         return calls[-1]
 
     yield start
     for call in calls:
         call.cancel()
+
+
+class Watch:
+    """Messages of a call, and the events in them. first: the greeting; message: the latest."""
+
+    def __init__(self, call):
+        self.call = call
+        self.first = self.message = next(call)
+        self.events = self._events()
+        self.n_received, self.next_seq = 0, self.first.next_seq
+        assert not self.first.events and self.first.subscriber_id
+
+    def _events(self):
+        for self.message in self.call:
+            assert 1 <= len(self.message.events) <= 256 and self.message.ByteSize() < 65536
+            assert self.message.next_seq == self.first.next_seq + self.n_received + \
+                self.message.lost - self.first.lost  # received and lost are all there were
+            for i, event in enumerate(self.message.events):
+                assert event.seq == self.message.next_seq + i
+                self.n_received += 1
+                yield event
+
+    def __iter__(self):
+        return self.events
+
+    def __next__(self):
+        return next(self.events)
+
+    def cancel(self):
+        self.call.cancel()
 
 
 def create(api, stubs, profile_id, **fields):
@@ -58,8 +90,8 @@ def test_store_events(api, stubs, profile_id, watch):
     status = stubs.monitor.GetStatus(api.GetStatusRequest())
     for before, event in zip(events, events[1:]):
         assert event.seq == before.seq + 1  # one tenant: no gaps
-    assert {e.incarnation for e in events} == {status.incarnation}
-    assert all(e.time_unix_ms > 10**12 and e.lost == 0 for e in events)
+    assert call.first.incarnation == call.message.incarnation == status.incarnation
+    assert all(e.time_unix_ms > 10**12 for e in events) and call.message.lost == 0
 
 
 def test_attach_and_calibration_events(api, stubs, watch):
@@ -83,8 +115,9 @@ def test_resume(api, stubs, profile_id, watch):
         create(api, stubs, profile_id)
     call = watch()
     seen = [next(call) for _ in range(5)]
-    incarnation = seen[0].incarnation
+    incarnation = call.first.incarnation
     call.cancel()
+    assert next(watch(after_seq=0, incarnation=incarnation)).seq == seen[0].seq
     call = watch(after_seq=seen[2].seq, incarnation=incarnation)
     assert [next(call).seq for _ in range(2)] == [seen[3].seq, seen[4].seq]
     call = watch(after_seq=seen[2].seq)
@@ -94,7 +127,7 @@ def test_resume(api, stubs, profile_id, watch):
     call = watch(from_now=True)
     sequence = create(api, stubs, profile_id)
     event = next(call)
-    assert event.sequence_created.sequence_id == sequence and event.lost == 0
+    assert event.sequence_created.sequence_id == sequence and call.message.lost == 0
 
 
 def test_two_watchers_of_which_one_is_slow(api, daemon, stubs, profile_id, watch):
@@ -106,15 +139,57 @@ def test_two_watchers_of_which_one_is_slow(api, daemon, stubs, profile_id, watch
         for _ in range(n // 2):
             stubs.kv.Release(api.ReleaseRequest(sequence_id=create(api, stubs, profile_id)))
         events = [next(fast) for _ in range(n)]
-        assert all(e.lost == 0 for e in events)
-        last, n_seen = events[0].seq - 1, 0
+        assert fast.message.lost == 0
+        assert stubs.monitor.GetStatus(api.GetStatusRequest()).subscriber_lag_events > 0
         for event in slow:
-            n_seen += 1
-            assert event.seq == events[0].seq - 1 + n_seen + event.lost
-            last = event.seq
-            if last >= events[-1].seq:
+            if event.seq >= events[-1].seq:
                 break
-        assert event.lost > 0 and n_seen + event.lost == n
+        assert slow.message.lost > 0 and slow.n_received + slow.message.lost == n
+        assert stubs.monitor.GetStatus(api.GetStatusRequest()).events_lost >= slow.message.lost
+
+
+def test_events_gather(api, stubs, profile_id, watch):
+    """After a moment's rest an event comes alone; those that follow at once come together."""
+    call = watch(from_now=True)
+    for _ in range(200):
+        stubs.kv.Release(api.ReleaseRequest(sequence_id=create(api, stubs, profile_id)))
+    sizes = []
+    while sum(sizes) < 400:
+        next(call)
+        sizes += [len(call.message.events)]
+        for _ in range(sizes[-1] - 1):
+            next(call)
+    assert sizes[0] < 10 and max(sizes) > 1 and len(sizes) < 400
+
+
+def test_acknowledgements(api, stubs, profile_id, watch):
+    """What a subscriber has not dealt with is to be seen, though it was sent long ago."""
+    def status():
+        return stubs.monitor.GetStatus(api.GetStatusRequest())
+
+    before = status()
+    call = watch(from_now=True, acknowledges=True)
+    assert status().subscribers == before.subscribers + 1
+    for _ in range(3):
+        create(api, stubs, profile_id)
+    seqs = [next(call).seq for _ in range(3)]
+    assert seqs[-1] == status().events_published
+    assert status().subscriber_lag_events >= 3
+    ack, subscriber = stubs.monitor.Ack, call.first.subscriber_id
+    reply = ack(api.AckRequest(subscriber_id=subscriber, seq=seqs[0]))
+    assert (reply.acknowledged_seq, reply.last_seq) == (seqs[0], seqs[2])
+    age = status().subscriber_lag_ms
+    assert status().subscriber_lag_events >= 2
+    time.sleep(.05)
+    assert status().subscriber_lag_ms >= age + 40
+    refused(api, "OUT_OF_RANGE", "SEQ", ack, api.AckRequest(subscriber_id=subscriber, seq=seqs[2] + 1))
+    refused(api, "NOT_FOUND", "SUBSCRIBER", ack, api.AckRequest(subscriber_id=subscriber + 1, seq=1))
+    assert ack(api.AckRequest(subscriber_id=subscriber, seq=seqs[2])).acknowledged_seq == seqs[2]
+    assert ack(api.AckRequest(subscriber_id=subscriber, seq=1)).acknowledged_seq == seqs[2]
+    call.cancel()
+    while status().subscribers > before.subscribers:
+        time.sleep(.01)
+    refused(api, "NOT_FOUND", "SUBSCRIBER", ack, api.AckRequest(subscriber_id=subscriber, seq=seqs[2]))
 
 
 def test_queue_is_limited(api, stubs):

@@ -67,7 +67,7 @@ static inline struct dpq_tensor fixture_rows(uint32_t dtype)
 
 static inline void fixture_open(struct fixture *f)
 {
-    assert_int_equal(hub_new(4096, 1, fixture_clock_ms, &f->hub), 0);
+    assert_int_equal(hub_new(2, 4096, 1, fixture_clock_ms, &f->hub), 0);
     assert_int_equal(pool_new(3, 1000, &f->pool), 0);
     assert_int_equal(session_new(&f->config, f->hub, f->pool, &f->session), 0);
 }

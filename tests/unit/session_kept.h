@@ -53,7 +53,7 @@ static const struct session_keeper KEEPER = { manager_find, manager_keep, manage
 
 static inline void open_again(struct fixture *f)
 {
-    assert_int_equal(hub_new(4096, 1, fixture_clock_ms, &f->hub), 0);
+    assert_int_equal(hub_new(2, 4096, 1, fixture_clock_ms, &f->hub), 0);
     assert_int_equal(pool_new(3, 1000, &f->pool), 0);
     assert_int_equal(session_new_kept(&f->config, f->hub, f->pool, &KEEPER, &f->session), 0);
     session_ready(f->session);

@@ -50,8 +50,13 @@ static struct fixture make(uint64_t max_bytes, struct rng *random)
                                        .before_drain = random ? doze : NULL,
                                        .user = random };
 
-    assert_int_equal(hub_new(HISTORY, 1, clock_unix_ms, &f.hub), 0);
-    assert_int_equal(hub_subscribe(f.hub, 0, UINT64_MAX, HISTORY, nothing, NULL, &f.subscriber), 0);
+    assert_int_equal(hub_new(2, HISTORY, 1, clock_unix_ms, &f.hub), 0);
+    assert_int_equal(
+        hub_subscribe(
+            f.hub,
+            &(struct hub_request){ .after_seq = HUB_FROM_NOW, .queue = HISTORY, .wake = nothing },
+            &f.subscriber),
+        0);
     options.hub = f.hub;
     assert_int_equal(monitor_new(&options, &f.monitor), 0);
     return f;
@@ -319,7 +324,7 @@ static void test_full(void **state)
     uint64_t n = 0;
 
     (void)state;
-    assert_int_equal(hub_new(HISTORY, 1, clock_unix_ms, &hub), 0);
+    assert_int_equal(hub_new(2, HISTORY, 1, clock_unix_ms, &hub), 0);
     options.hub = hub;
     pthread_mutex_lock(&held);
     assert_int_equal(monitor_new(&options, &monitor), 0);

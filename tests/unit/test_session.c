@@ -71,7 +71,12 @@ static void test_events(void **state)
     second = create(f, NULL, 0, 0);
     append(f, second, 0, 256, true);
     release_run(f, id, false);
-    assert_int_equal(hub_subscribe(f->hub, 0, 0, 100, wake_nobody, NULL, &subscriber), 0);
+    assert_int_equal(hub_subscribe(f->hub,
+                                   &(struct hub_request){ .after_seq = HUB_FROM_OLDEST,
+                                                          .queue = 100,
+                                                          .wake = wake_nobody },
+                                   &subscriber),
+                     0);
     while (!hub_next(subscriber, &event, &lost)) {
         if (event.kind == EVENT_PROFILE_INSTALLED)
             continue;

@@ -54,7 +54,11 @@ static struct hub_subscriber *subscribe(struct fixture *f)
 {
     struct hub_subscriber *subscriber;
 
-    assert_int_equal(hub_subscribe(f->hub, 0, UINT64_MAX, 4096, nothing, NULL, &subscriber), 0);
+    assert_int_equal(hub_subscribe(f->hub,
+                                   &(struct hub_request){
+                                       .after_seq = HUB_FROM_NOW, .queue = 4096, .wake = nothing },
+                                   &subscriber),
+                     0);
     return subscriber;
 }
 

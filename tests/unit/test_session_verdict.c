@@ -189,7 +189,11 @@ static void run(struct fixture *f, const uint8_t id[32], const float *x, struct 
     struct hub_subscriber *subscriber;
     struct store_object base, fine;
 
-    assert_int_equal(hub_subscribe(f->hub, 0, UINT64_MAX, 4096, nothing, NULL, &subscriber), 0);
+    assert_int_equal(hub_subscribe(f->hub,
+                                   &(struct hub_request){
+                                       .after_seq = HUB_FROM_NOW, .queue = 4096, .wake = nothing },
+                                   &subscriber),
+                     0);
     for (uint32_t first = 0, n; first < N_TOKENS; first += n) {
         n = rng ? 1 + (uint32_t)(rng_unit(rng) * rng_unit(rng) * 700) : N_TOKENS;
         n = n < N_TOKENS - first ? n : N_TOKENS - first;

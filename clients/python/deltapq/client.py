@@ -543,7 +543,8 @@ class Watcher:
 
     def __iter__(self):
         try:
-            yield from self._call
+            for message in self._call:
+                yield from message.events
         except grpc.RpcError as e:
             if e.code() != grpc.StatusCode.CANCELLED:
                 raise DeltaPQError.from_rpc(e) from None
