@@ -9,9 +9,10 @@ deltapq.hf joins it to transformers: geometry, calibration, save(), restore().
 """
 from .client import Client, Sequence
 from .errors import DeltaPQError
+from .events import Cursor
 from .library import Library
 from .tensors import Geometry, TensorDesc, bf16_from_f32, f32_from_bf16
 
-__all__ = ["Client", "Sequence", "DeltaPQError", "Library", "Geometry", "TensorDesc",
+__all__ = ["Client", "Sequence", "Cursor", "DeltaPQError", "Library", "Geometry", "TensorDesc",
            "bf16_from_f32", "f32_from_bf16"]
 __version__ = "0.1.0"

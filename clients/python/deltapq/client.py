@@ -13,6 +13,7 @@ import numpy as np
 from . import calibration, streams
 from .audit import Audit
 from .errors import DeltaPQError
+from .events import Cursor
 from .library import Library
 from .local import LocalReader
 from .side import Side
@@ -23,7 +24,6 @@ from .v1 import (kv_cache_pb2 as kv, kv_cache_pb2_grpc as kv_grpc, monitor_pb2 a
 
 MAX_INLINE_BYTES = 1 << 20
 BULK_OPTIONS = [("grpc.max_receive_message_length", 4 << 20), ("grpc.http2.lookahead_bytes", 4 << 20)]
-WATCH_OPTIONS = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16384)]
 
 
 def stream_choice(layer: int | None, kind: int | None, head: int | None) -> monitor.StreamChoice:
@@ -443,7 +443,7 @@ class Client:
                                       calibration_id=calibration_id, **options),
             calibration.stream_requests(streams) + calibration.metric_requests(geometry, metric),
             calibration.parts_of(geometry, samples))
-        stop = self._watch_progress(label, progress) if progress else None
+        stop = self._watch_progress(label, progress, timeout) if progress else None
         try:
             return calibration.run(self, feed, calibration_id, known and calibration_id != 0, timeout,
                                    resume_seconds)
@@ -475,30 +475,21 @@ class Client:
         return self._call(self._profiles.Refine, profiles.RefineRequest(
             profile_id=profile_id, sample_rate=sample_rate, budget_tokens=budget_tokens)).calibration_id
 
-    def _watch_progress(self, label, progress):
-        """Until what this returns is called; again after the connection broke."""
-        stopped, watchers = threading.Event(), [self.watch(from_now=True)]
+    def _watch_progress(self, label, progress, timeout=60.0):
+        """Until what this returns is called."""
+        cursor = self.watch(from_now=True, acknowledge=False, resume_seconds=timeout)
 
-        def listen(watcher):
-            try:
-                for event in watcher:
+        def listen():
+            with contextlib.suppress(DeltaPQError):  # progress is a courtesy
+                for event in cursor:
                     p = event.calibration_progress
                     if event.WhichOneof("what") == "calibration_progress" and p.label == label:
                         progress(p.done, p.total)
-            except DeltaPQError:
-                pass  # progress is a courtesy
-
-        def run():
-            while not stopped.is_set():
-                listen(watchers[-1])
-                if not stopped.wait(calibration.RETRY_SECONDS):
-                    watchers.append(self.watch(from_now=True))
 
         def stop():
-            stopped.set()
-            watchers[-1].cancel()
+            cursor.cancel()
             thread.join(5)
-        thread = threading.Thread(target=run, daemon=True)
+        thread = threading.Thread(target=listen, daemon=True)
         thread.start()
         return stop
 
@@ -527,30 +518,10 @@ class Client:
         return self._call(self._monitor.Reset, monitor.ResetRequest(
             sequence_id=sequence.id, streams=stream_choice(layer, kind, head))).first_token
 
-    def watch(self, *, after_seq: int = 0, incarnation: int = 0, from_now: bool = False,
-              queue: int = 0) -> "Watcher":
-        """Events, one after another, on a channel of their own."""
-        return Watcher(self._socket, monitor.WatchRequest(
-            after_seq=after_seq, incarnation=incarnation, from_now=from_now, queue=queue))
-
-
-class Watcher:
-    """An iterator over events, without an end of its own; cancel() ends it from any thread."""
-
-    def __init__(self, socket: str, request: monitor.WatchRequest):
-        self._channel = grpc.insecure_channel(f"unix:{os.path.abspath(socket)}", options=WATCH_OPTIONS)
-        self._call = monitor_grpc.MonitorStub(self._channel).Watch(request)
-
-    def __iter__(self):
-        try:
-            for message in self._call:
-                yield from message.events
-        except grpc.RpcError as e:
-            if e.code() != grpc.StatusCode.CANCELLED:
-                raise DeltaPQError.from_rpc(e) from None
-        finally:
-            self._channel.close()
-
-    def cancel(self) -> None:
-        self._call.cancel()
-        self._channel.close()
+    def watch(self, *, after_seq: int = 0, incarnation: int = 0, from_now: bool = False, queue: int = 0,
+              acknowledge: bool = True, resume_seconds: float = 60.0) -> Cursor:
+        """Events, one after another: those that are kept first, or those after after_seq (see
+        Cursor.position()), or only new ones. The daemon keeps `queue` (1 … 65536; 0: 1024) for a slow
+        reader, and sees how far it is unless acknowledge is False."""
+        return Cursor(self._socket, after_seq=after_seq, incarnation=incarnation, from_now=from_now, queue=queue,
+                      acknowledge=acknowledge, resume_seconds=resume_seconds)
