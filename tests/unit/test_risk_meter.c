@@ -136,6 +136,7 @@ struct unit {
 struct setting {
     bool is_off; /* the same codec, without a policy */
     bool pq_keys, by_counter;
+    bool is_blind; /* no word has a second coordinate */
 };
 
 struct token {
@@ -168,6 +169,13 @@ static bool is_key(const struct unit *u, const struct setting *s, int t)
     return s->by_counter ? u->since + 1 >= group : t % group == 0;
 }
 
+static void words_of(const struct setting *s, double ret_words[32])
+{
+    oracle_ring16(1, ret_words);
+    for (int w = 0; s->is_blind && w < 16; w++)
+        ret_words[2 * w + 1] = 0;
+}
+
 static struct token code_token(struct unit *u, const struct setting *s,
                                const struct calibrated *cal, const double *x, int t)
 {
@@ -178,7 +186,7 @@ static struct token code_token(struct unit *u, const struct setting *s,
     bool key = is_key(u, s, t), careful = u->monitor.zone.zone >= RISK_YELLOW, escaped, intra, raw;
     double hard = (s->is_off ? 1e18 : LIMIT);
 
-    oracle_ring16(1, words);
+    words_of(s, words);
     for (int i = 0; i < WIDTH; i++)
         d[i] = x[i] - cal->a * u->h[i];
     quantize(d, words, q);
@@ -419,6 +427,70 @@ static void test_token_loop(void **state)
         if (LOOP[row].events)
             assert_string_equal(r.events, LOOP[row].events);
     }
+}
+
+/* --- the counterexample (theory.md 5.1): a = 1, and an axis that no word reaches -------------- */
+
+enum { LONG = 100000, N_LONG = 4, WINDOW = 1000 };
+
+struct course {
+    double early, late, most; /* mean |e|² of tokens up to 10,000 and up to LONG; largest ever */
+    int n_red;
+};
+
+static void next_token(struct risk_random *g, double x[WIDTH])
+{
+    for (int i = 0; i < WIDTH; i += 2) {
+        double a, b;
+
+        risk_random_normals(g, &a, &b);
+        x[i] += .3 * a;
+        x[i + 1] += .1 * b;
+    }
+}
+
+static struct course run_long(const struct setting *s, struct calibrated cal)
+{
+    struct course r = { 0 };
+
+    cal.c.relative = false;
+    if (s->is_off)
+        cal.c.tolerance = cal.c.model = 1e18;
+    for (int b = 0; b < N_LONG; b++) {
+        struct risk_random g = { 70 + (uint64_t)b };
+        struct unit u = { .is_first = true };
+        double x[WIDTH] = { 0 };
+
+        risk_monitor_init(&u.monitor, &cal.c);
+        for (int t = 0; t < LONG; t++) {
+            struct token token;
+
+            next_token(&g, x);
+            token = code_token(&u, s, &cal, x, t);
+            r.most = fmax(r.most, token.e2);
+            r.n_red += u.monitor.zone.zone == RISK_RED;
+            if (t >= 10000 - WINDOW && t < 10000)
+                r.early += token.e2 / WINDOW / N_LONG;
+            if (t >= LONG - WINDOW)
+                r.late += token.e2 / WINDOW / N_LONG;
+        }
+    }
+    return r;
+}
+
+/* Without resets the textbook delta's error grows with the tokens, 13 times from 10,000 to 100,000;
+ * with the monitor none of them all is beyond the hard bound. */
+static void test_counterexample(void **state)
+{
+    struct setting alone = { .is_off = true, .is_blind = true }, watched = { .is_blind = true };
+    struct calibrated cal = calibrate(1);
+    struct course off = run_long(&alone, cal), on = run_long(&watched, cal);
+    double bound = LIMIT * cal.c.tolerance;
+
+    (void)state;
+    assert_true(off.late >= 5 * off.early && off.late > 100 * bound);
+    assert_true(on.most <= bound && on.late < 2 * on.early);
+    assert_true(on.n_red > 0);
 }
 
 /* --- groups ---------------------------------------------------------------------------------- */
@@ -732,6 +804,7 @@ int main(void)
         cmocka_unit_test(test_calibration),
         cmocka_unit_test(test_first_tokens),
         cmocka_unit_test(test_token_loop),
+        cmocka_unit_test(test_counterexample),
         cmocka_unit_test(test_groups_are_tokens),
         cmocka_unit_test(test_keys_and_nothing),
         cmocka_unit_test(test_causes),
