@@ -35,10 +35,10 @@ class Judged:
         self.id = f"{self.profile.digest.hex()} {library_id()}"
         self._fly = None
 
-    def tile(self, numbers, first: int, rate: str, out=None, fine: bool = True) -> int:
+    def tile(self, numbers, first: int, rate: str, out=None, fine: bool = True, damage=None) -> int:
         """Code a tile of numbers [layers, 2, heads, 128, head_dim], fp16 or fp32, whose first token has
         position and index first; decode it into out (same shape, fp32), without the fine plane if so
-        wanted. Returns the bytes it takes."""
+        wanted, and after damage(its base object, writable). Returns the bytes it takes."""
         ffi, lib = self.library.ffi, self.library.lib
         desc = self.library.tensor(TensorDesc.of(numbers))
         rows = ffi.new("char[]", lib.dpq_row_bytes(self.profile.geometry, desc.dtype) * TILE)
@@ -49,6 +49,8 @@ class Judged:
         self.library.check(lib.dpq_tile_encode(self.codec.handle, rows, desc.dtype, first, first,
                                                RATES[rate], planes, sizes, planes + 1, sizes + 1))
         r = 0
+        if damage:
+            damage(np.frombuffer(ffi.buffer(planes[0], sizes[0]), np.uint8))
         if out is not None:
             with_fine = fine and planes[1] != ffi.NULL
             span = ffi.new("struct dpq_range *", {"n_layers": numbers.shape[0], "n_tokens": TILE})

@@ -2,6 +2,7 @@
 
 texts.py      windows that no profile was learned from, German, random tokens
 models.py     the model, the same with other weights, a profile with a damaged predictor
+kept.py       results on disk
 replay.py     a cache through a daemon: its events, its bits, what comes back
 scenarios.py  what is replayed, and what should be seen
 report.py     figures, Markdown, the picture of μ over tokens"""

@@ -22,6 +22,14 @@ class Replay:
     true_bits: float
     numbers: np.ndarray | None  # as they came back, fp32
 
+    def plain(self) -> dict:
+        """As JSON can say it, without the numbers."""
+        return {**vars(self), "events": [list(vars(e).values()) for e in self.events], "numbers": None}
+
+    @staticmethod
+    def of(plain: dict) -> "Replay":
+        return Replay(**{**plain, "events": [Change(*e) for e in plain["events"]]})
+
     def entries(self, zone: int) -> np.ndarray:
         """How often each stream rose to a zone, or beyond it."""
         counts = np.zeros(self.n_streams, int)
