@@ -49,6 +49,8 @@ static int allocate(struct dpq_codec *c)
     r = r ? r : scratch(n * sizeof(float), (void **)&c->y);
     r = r ? r : scratch(n * sizeof(float), (void **)&c->y_base);
     r = r ? r : scratch(n * sizeof(float), (void **)&c->y_fine);
+    for (int plane = 0; plane < N_PLANES; plane++)
+        r = r ? r : scratch(n * sizeof(float), (void **)&c->rows[plane]);
     r = r ? r : scratch(n * sizeof(float), (void **)&c->p);
     r = r ? r : scratch(n * sizeof(int16_t), (void **)&c->q);
     r = r ? r : tile_view_new(c->profile, &c->view);
@@ -100,6 +102,8 @@ struct dpq_codec *dpq_codec_free(struct dpq_codec *codec)
     free(codec->below);
     free(codec->q);
     free(codec->p);
+    for (int plane = 0; plane < N_PLANES; plane++)
+        free(codec->rows[plane]);
     free(codec->y_base);
     free(codec->y_fine);
     free(codec->y);

@@ -25,9 +25,10 @@ struct dpq_codec {
     float *x;                       /* [128][head_dim] token-major */
     float *y;                       /* [head_dim][128] dim-major */
     float *y_base;                  /* the same: what the encoder's base plane makes of y */
-    float *y_fine; /* the same, for delivered values where the base plane's are wanted too */
-    float *p;      /* [128][head_dim]: a depth prediction */
-    int16_t *q;    /* [head_dim][128] */
+    float *y_fine;                  /* the same of its two planes */
+    float *rows[N_PLANES];          /* [128][head_dim]: what the decoder makes of the codes */
+    float *p;                       /* [128][head_dim]: a depth prediction */
+    int16_t *q;                     /* [head_dim][128] */
     float *below; /* depth: base reconstructions [3][128][n_kv_heads * head_dim]; NULL until needed:
                      K and V of the layer below, K of this one */
     float *next_values; /* the fourth of these: V of this layer, next layer's "below" */

@@ -11,15 +11,6 @@
 
 #include "lib/codec/encode_unit.h"
 
-/* |y|^2 of what was coded; y is dim-major */
-static void sum_coded(const struct dpq_codec *c, float ret_sum[KERN_TOKENS])
-{
-    memset(ret_sum, 0, KERN_TOKENS * sizeof(float));
-    for (size_t i = 0; i < c->profile->geometry.head_dim; i++)
-        for (size_t t = 0; t < KERN_TOKENS; t++)
-            ret_sum[t] += c->y[i * KERN_TOKENS + t] * c->y[i * KERN_TOKENS + t];
-}
-
 /* What a temporal reference would have left, had it been used. Of the vectors themselves: what is
  * here of the token before is intra, which the loop would have done better than. */
 static void sum_differences(const struct dpq_codec *c, const struct profile_stream *s,
@@ -65,9 +56,9 @@ void encode_energy(const struct dpq_codec *c, const struct encode_input *in,
 {
     const struct profile_stream *s = u->loop.stream;
     bool is_temporal = s->reference == REFERENCE_TEMPORAL;
-    float coded[KERN_TOKENS], rest[KERN_TOKENS];
+    float coded[KERN_TOKENS] = { 0 }, rest[KERN_TOKENS];
 
-    sum_coded(c, coded);
+    c->kern.add_squares(c->y, NULL, c->profile->geometry.head_dim, coded);
     memcpy(rest, u->rest, sizeof(rest));
     if (is_temporal && u->loop.reference == REFERENCE_NONE)
         sum_differences(c, s, rest);

@@ -113,24 +113,15 @@ static void encode_panels(struct dpq_codec *c, struct encode_unit *u,
         search_by_frame(c, u, m, inverse, parent, u->fine_panel ? child : NULL);
         c->kern.pack(parent, u->base_panel + (size_t)m * KERN_LINE);
         loop_decode_plane(&c->kern, &u->loop, m, PLANE_BASE, parent, c->y_base + at);
+        c->kern.add_squares(c->y + at, c->y_base + at, dsub, u->error[PLANE_BASE]);
         if (!u->fine_panel)
             continue;
         c->kern.pack(child, u->fine_panel + (size_t)m * KERN_LINE);
         for (uint32_t t = 0; t < KERN_TOKENS; t++)
             child[t] = (uint8_t)(child[t] | parent[t] << 4);
         loop_decode_plane(&c->kern, &u->loop, m, PLANE_FINE, child, c->y_fine + at);
+        c->kern.add_squares(c->y + at, c->y_fine + at, dsub, u->error[PLANE_FINE]);
     }
-}
-
-static void measure(const float *y, const float *approximation, size_t d, float *ret_error)
-{
-    memset(ret_error, 0, KERN_TOKENS * sizeof(float));
-    for (size_t i = 0; i < d; i++)
-        for (size_t t = 0; t < KERN_TOKENS; t++) {
-            float e = y[i * KERN_TOKENS + t] - approximation[i * KERN_TOKENS + t];
-
-            ret_error[t] += e * e;
-        }
 }
 
 void encode_centred(struct dpq_codec *codec, uint32_t group_log2, struct encode_unit *u)
@@ -147,26 +138,28 @@ void encode_centred(struct dpq_codec *codec, uint32_t group_log2, struct encode_
     memset(codec->y, 0, (size_t)KERN_TOKENS * (size_t)d * sizeof(float));
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, d, KERN_TOKENS, d, 1,
                 u->loop.stream->encode, d, codec->x, d, 1, codec->y, KERN_TOKENS);
+    memset(u->error, 0, sizeof(u->error));
     if (u->loop.reference == REFERENCE_TEMPORAL) {
         encode_temporal(codec, group_log2, u);
+        codec->kern.add_squares(codec->y, codec->y_base, (size_t)d, u->error[PLANE_BASE]);
+        if (u->fine_panel)
+            codec->kern.add_squares(codec->y, codec->y_fine, (size_t)d, u->error[PLANE_FINE]);
     } else {
         loop_count_predicted(&u->loop);
         encode_gains(codec, u, inverse);
         encode_panels(codec, u, inverse);
     }
-    measure(codec->y, codec->y_base, (size_t)d, u->error[PLANE_BASE]);
-    if (u->fine_panel)
-        measure(codec->y, codec->y_fine, (size_t)d, u->error[PLANE_FINE]);
 }
 
 void encode_unit(struct dpq_codec *c, const struct encode_input *in, struct encode_unit *u)
 {
     const struct dpq_geometry *g = &c->profile->geometry;
+    struct kern_turn turn = { 0 };
 
-    c->kern.load[in->dtype](in->rows, (ptrdiff_t)in->row_bytes, KERN_TOKENS, g->head_dim, c->x);
     if (u->loop.kind == DPQ_K)
-        rope_undo(&c->kern, g, &c->rope, c->x, KERN_TOKENS);
-    c->kern.add(c->x, KERN_TOKENS, g->head_dim, u->loop.stream->mean, -1);
+        turn = rope_turn_back(&c->rope, g);
+    c->kern.take[in->dtype](in->rows, (ptrdiff_t)in->row_bytes, KERN_TOKENS, g->head_dim, &turn,
+                            u->loop.stream->mean, c->x);
     if (u->loop.reference >= REFERENCE_DEPTH_HEAD)
         loop_predict_depth(c, &u->loop);
     else if (in->is_measured && u->loop.stream->reference >= REFERENCE_DEPTH_HEAD)
@@ -180,7 +173,9 @@ void encode_unit(struct dpq_codec *c, const struct encode_input *in, struct enco
     if (in->verdict.keeps_fine)
         u->droppable = 0;
     if (in->is_reference) {
-        loop_reconstruct(c, &u->loop, encode_is_full(u) ? c->y_fine : c->y_base);
+        loop_decode_rows(c, &u->loop, u->base_panel, encode_is_full(u) ? u->fine_panel : NULL,
+                         false);
+        loop_reconstruct(c, &u->loop, encode_is_full(u) ? PLANE_FINE : PLANE_BASE);
         loop_keep(c, &u->loop);
         if (encode_is_full(u))
             u->droppable = 0;

@@ -78,8 +78,10 @@ static void deliver(void *user, const struct encode_input *in, const struct enco
     uint8_t row[DPQ_MAX_HEAD_DIM * sizeof(float)];
     float value[DPQ_MAX_HEAD_DIM];
 
-    if (u->fine_panel || !in->is_reference) /* else it is there already */
-        loop_reconstruct(c, &u->loop, u->fine_panel ? c->y_fine : c->y_base);
+    if (u->fine_panel || !in->is_reference) { /* else it is there already */
+        loop_decode_rows(c, &u->loop, u->base_panel, u->fine_panel, false);
+        loop_reconstruct(c, &u->loop, u->fine_panel ? PLANE_FINE : PLANE_BASE);
+    }
     loop_deliver(c, &u->loop, 0, KERN_TOKENS, 0, to, d->memory);
     for (uint32_t type = 0; type < N_RAW_TYPES; type++)
         for (uint32_t t = 0; t < KERN_TOKENS; t++) {

@@ -45,21 +45,34 @@ void loop_decode_plane(const struct kern *k, const struct loop_unit *u, uint32_t
                 ret_y[i * KERN_TOKENS + t] = other[i * KERN_TOKENS + t];
 }
 
-void loop_add_temporal(const struct loop_unit *u, uint32_t m, float *base, float *fine)
+static struct kern_tree kern_tree_of(const struct profile_tree *tree)
 {
-    float a = (float)u->stream->leak[m] * LOOP_LEAK_UNIT;
+    return (struct kern_tree){ tree->scale, tree->base, tree->fine };
+}
 
-    for (uint32_t i = 0; i < u->stream->dsub; i++)
-        for (uint32_t t = 1; t < KERN_TOKENS; t++) {
-            size_t at = (size_t)i * KERN_TOKENS + t;
-            float from = a * base[at - 1];
+void loop_decode_rows(struct dpq_codec *codec, const struct loop_unit *u, const uint8_t *base_panel,
+                      const uint8_t *fine_panel, bool base_wanted)
+{
+    float leak[KERN_MAX_SUBSPACES];
+    struct kern_panel panel = {
+        .base = base_panel,
+        .fine = fine_panel,
+        .n_subspaces = codec->profile->geometry.head_dim / u->stream->dsub,
+        .dsub = u->stream->dsub,
+        .gain = u->gain,
+        .intra = kern_tree_of(&u->stream->tree[TREE_INTRA]),
+        .delta = kern_tree_of(&u->stream->tree[TREE_DELTA]),
+    };
 
-            if (!loop_is_predicted(u, t))
-                continue;
-            base[at] += from;
-            if (fine)
-                fine[at] += from;
-        }
+    for (uint32_t t = 0; t < KERN_TOKENS; t++)
+        panel.predicted.bits[t / 64] |= (uint64_t)loop_is_predicted(u, t) << t % 64;
+    if (u->reference == REFERENCE_TEMPORAL) {
+        for (size_t m = 0; m < panel.n_subspaces; m++)
+            leak[m] = (float)u->stream->leak[m] * LOOP_LEAK_UNIT;
+        panel.leak = leak;
+    }
+    codec->kern.decode_rows(&panel, base_wanted || !fine_panel ? codec->rows[PLANE_BASE] : NULL,
+                            fine_panel ? codec->rows[PLANE_FINE] : NULL);
 }
 
 /* K and V of the layer below, and K of this one: [128][n_kv_heads * head_dim] each */
@@ -88,7 +101,7 @@ void loop_predict_depth(struct dpq_codec *codec, const struct loop_unit *u)
                     (int)s->n_inputs, 1, codec->p, n);
 }
 
-void loop_reconstruct(struct dpq_codec *codec, const struct loop_unit *u, const float *y)
+void loop_reconstruct(struct dpq_codec *codec, const struct loop_unit *u, enum plane plane)
 {
     uint32_t dim = codec->profile->geometry.head_dim;
     int n = (int)dim;
@@ -100,21 +113,22 @@ void loop_reconstruct(struct dpq_codec *codec, const struct loop_unit *u, const 
         if (u->reference >= REFERENCE_DEPTH_HEAD && loop_is_predicted(u, t))
             codec->kern.add(x, 1, dim, codec->p + (size_t)t * dim, 1);
     }
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasTrans, KERN_TOKENS, n, n, 1, y, KERN_TOKENS,
-                u->stream->decode, n, 1, codec->x, n);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, KERN_TOKENS, n, n, 1, codec->rows[plane],
+                n, u->stream->decode, n, 1, codec->x, n);
 }
 
 void loop_deliver(struct dpq_codec *codec, const struct loop_unit *u, uint32_t first, uint32_t n,
                   uint32_t layer, const struct dpq_tensor *tensor, void *memory)
 {
     const struct dpq_geometry *g = &codec->profile->geometry;
+    struct kern_turn turn = { 0 };
     int64_t to = (int64_t)tensor->offset + layer * tensor->stride_layer +
                  u->kind * tensor->stride_kind + u->head * tensor->stride_head;
 
     if (u->kind == DPQ_K)
-        rope_apply(&codec->kern, g, &codec->rope, codec->x, KERN_TOKENS);
-    codec->kern.store[tensor->dtype](codec->x + (size_t)first * g->head_dim, n, g->head_dim,
-                                     (char *)memory + to, tensor->stride_token);
+        turn = rope_turn(&codec->rope, g, first);
+    codec->kern.give[tensor->dtype](codec->x + (size_t)first * g->head_dim, n, g->head_dim, &turn,
+                                    (char *)memory + to, tensor->stride_token);
 }
 
 void loop_keep(struct dpq_codec *codec, const struct loop_unit *u)

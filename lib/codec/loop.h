@@ -44,21 +44,24 @@ void loop_decode_plane(const struct kern *k, const struct loop_unit *u, uint32_t
                        enum plane plane, const uint8_t *code, float *ret_y);
 
 /**
- * loop_add_temporal() - the recurrence of one subspace: base feeds base, and what is delivered
- * @base: [dsub][128]
- * @fine: likewise; may be NULL
+ * loop_decode_rows() - a stream's panels to codec->rows, the recurrence of a temporal one applied
+ * @fine_panel: NULL: no fine plane, or not wanted
+ * @base_wanted: fill rows[PLANE_BASE]; with a fine panel, rows[PLANE_FINE] is filled in any case
  */
-void loop_add_temporal(const struct loop_unit *u, uint32_t m, float *base, float *fine);
+void loop_decode_rows(struct dpq_codec *codec, const struct loop_unit *u, const uint8_t *base_panel,
+                      const uint8_t *fine_panel, bool base_wanted);
 
 /** loop_predict_depth() - codec->p = bias + W * references; which there are: profile_n_inputs() */
 void loop_predict_depth(struct dpq_codec *codec, const struct loop_unit *u);
 
-/** loop_reconstruct() - codec->x = mean (+ codec->p where predicted in depth) + F y, token-major */
-void loop_reconstruct(struct dpq_codec *codec, const struct loop_unit *u, const float *y);
+/**
+ * loop_reconstruct() - codec->x = mean (+ codec->p where predicted in depth) + F y, token-major
+ * @plane: y is codec->rows[plane], of loop_decode_rows()
+ */
+void loop_reconstruct(struct dpq_codec *codec, const struct loop_unit *u, enum plane plane);
 
 /**
- * loop_deliver() - turn codec->x if it is keys, store it to element (layer, kind, head, 0) of a
- * tensor
+ * loop_deliver() - codec->x, turned if it is keys, to element (layer, kind, head, 0) of a tensor
  * @first, @n: tokens
  */
 void loop_deliver(struct dpq_codec *codec, const struct loop_unit *u, uint32_t first, uint32_t n,

@@ -62,6 +62,28 @@ struct rope_table rope_table_from(const struct rope_table *table,
                                 table->inverse_cosine + skip, table->inverse_sine + skip };
 }
 
+struct kern_turn rope_turn(const struct rope_table *table, const struct dpq_geometry *geometry,
+                           size_t first)
+{
+    struct rope_table from = rope_table_from(table, geometry, first);
+
+    return (struct kern_turn){
+        .interleaved = geometry->rope_pairing == DPQ_ROPE_INTERLEAVED,
+        .n_pairs = from.cosine ? geometry->rotary_dim / 2 : 0,
+        .cosine = from.cosine,
+        .sine = from.sine,
+    };
+}
+
+struct kern_turn rope_turn_back(const struct rope_table *table, const struct dpq_geometry *geometry)
+{
+    struct kern_turn turn = rope_turn(table, geometry, 0);
+
+    turn.cosine = table->inverse_cosine;
+    turn.sine = table->inverse_sine;
+    return turn;
+}
+
 void rope_apply(const struct kern *k, const struct dpq_geometry *geometry,
                 const struct rope_table *table, float *x, size_t n_tokens)
 {

@@ -30,6 +30,13 @@ void rope_table_fill(struct rope_table *table, const struct dpq_geometry *geomet
 struct rope_table rope_table_from(const struct rope_table *table,
                                   const struct dpq_geometry *geometry, size_t first);
 
+/** rope_turn() - of rows from token `first` on, for kern->give; borrows the table */
+struct kern_turn rope_turn(const struct rope_table *table, const struct dpq_geometry *geometry,
+                           size_t first);
+/** rope_turn_back() - its inverse, of rows from token 0 on, for kern->take */
+struct kern_turn rope_turn_back(const struct rope_table *table,
+                                const struct dpq_geometry *geometry);
+
 /** rope_apply() - turn token-major rows in place; does nothing without a rotation */
 void rope_apply(const struct kern *k, const struct dpq_geometry *geometry,
                 const struct rope_table *table, float *x, size_t n_tokens);

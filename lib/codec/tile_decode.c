@@ -1,13 +1,13 @@
 /*
  * Decoding a tile, layer by layer
  *
- *   codes -> y (dim-major, with the temporal recurrence) -> X = F Y + mean + prediction
+ *   codes -> y (token-major, with the temporal recurrence) -> X = mean + prediction + F Y
  *         -> K rotated -> raw rows override -> converted to the destination
  *
  * Every prediction is made from the base plane's reconstruction, but in depth from that of both
  * planes if a stream is full; else the fine plane only refines what is delivered. Where a stream
- * needs both, base and fine are decoded side by side (decode_codes). All GEMMs have 128 columns
- * whatever range is asked for, so a token's numbers do not depend on the range.
+ * needs both, base and fine are decoded side by side. All GEMMs have 128 rows whatever range is
+ * asked for, so a token's numbers do not depend on the range.
  *
  * Only if a stream of the layers asked for (or of one below them) has a depth reference, the layers
  * below are decoded as well, and base reconstructions are kept: those of K and V of the layer below
@@ -56,32 +56,6 @@ static void unit_set(struct unit *u, const struct decoder *d)
     loop_count_predicted(&u->loop);
 }
 
-/* y of the base plane to codec->y, what is delivered to codec->y_fine if there is a fine plane */
-static void decode_codes(const struct decoder *d, const struct unit *u)
-{
-    struct dpq_codec *c = d->codec;
-    uint32_t dsub = u->loop.stream->dsub, n_subspaces = d->profile->geometry.head_dim / dsub;
-    bool temporal = u->loop.reference == REFERENCE_TEMPORAL;
-    bool base_wanted = !u->fine_panel || (d->keeps_all && !u->loop.stream->full) || temporal;
-
-    for (uint32_t m = 0; m < n_subspaces; m++) {
-        size_t at = (size_t)m * dsub * KERN_TOKENS;
-        uint8_t parent[KERN_TOKENS], child[KERN_TOKENS];
-
-        c->kern.unpack(u->base_panel + (size_t)m * KERN_LINE, parent);
-        if (base_wanted)
-            loop_decode_plane(&c->kern, &u->loop, m, PLANE_BASE, parent, c->y + at);
-        if (u->fine_panel) {
-            c->kern.unpack(u->fine_panel + (size_t)m * KERN_LINE, child);
-            for (uint32_t t = 0; t < KERN_TOKENS; t++)
-                child[t] = (uint8_t)(child[t] | parent[t] << 4);
-            loop_decode_plane(&c->kern, &u->loop, m, PLANE_FINE, child, c->y_fine + at);
-        }
-        if (temporal)
-            loop_add_temporal(&u->loop, m, c->y + at, u->fine_panel ? c->y_fine + at : NULL);
-    }
-}
-
 /* A raw row, whatever its type, to the destination. */
 static void put_raw(const struct decoder *d, const struct loop_unit *u,
                     const struct tile_raw_view *raw, const uint8_t *row, uint32_t token)
@@ -127,17 +101,17 @@ static void decode_unit(const struct decoder *d, struct unit *u, bool delivered)
 
     unit_set(u, d);
     full = u->loop.stream->full && u->fine_panel;
-    decode_codes(d, u);
+    loop_decode_rows(c, &u->loop, u->base_panel, u->fine_panel, d->keeps_all && !full);
     if (u->loop.reference >= REFERENCE_DEPTH_HEAD)
         loop_predict_depth(c, &u->loop);
     if (d->keeps_all) {
-        loop_reconstruct(c, &u->loop, full ? c->y_fine : c->y);
+        loop_reconstruct(c, &u->loop, full ? PLANE_FINE : PLANE_BASE);
         loop_keep(c, &u->loop);
     }
     if (!delivered)
         return;
     if (!d->keeps_all || (u->fine_panel && !full))
-        loop_reconstruct(c, &u->loop, u->fine_panel ? c->y_fine : c->y);
+        loop_reconstruct(c, &u->loop, u->fine_panel ? PLANE_FINE : PLANE_BASE);
     loop_deliver(c, &u->loop, d->range->first_token, d->range->n_tokens,
                  u->loop.layer - d->range->first_layer, d->tensor, d->memory);
     override_raw(d, &u->loop);

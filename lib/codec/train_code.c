@@ -40,7 +40,8 @@ void train_code_tile(const struct train_stream *s, struct train_worker *w, size_
         add_sums(s, tile, u, sums);
     if (!to)
         return;
-    loop_reconstruct(c, &u->loop, encode_is_full(u) ? c->y_fine : c->y_base);
+    loop_decode_rows(c, &u->loop, base, encode_is_full(u) ? children : NULL, false);
+    loop_reconstruct(c, &u->loop, encode_is_full(u) ? PLANE_FINE : PLANE_BASE);
     for (size_t t = 0; t < KERN_TOKENS; t++)
         if (s->run->plan.valid[tile * KERN_TOKENS + t])
             memcpy(to + t * stride, c->x + t * d, d * sizeof(float));

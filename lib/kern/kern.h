@@ -137,6 +137,14 @@ struct kern_turn {
 #define DECL_KERN_SQUARES(name) \
     void name(const float *a, const float *b, size_t n, size_t d, float *ret_sum)
 
+/**
+ * DECL_KERN_ADD_SQUARES() - the same of dim-major arrays, one dimension after the other
+ * @a, @b:   [n][128]; b may be NULL
+ * @ret_sum: [128]: what is there, plus (a[0] - b[0])², plus (a[1] - b[1])² …
+ */
+#define DECL_KERN_ADD_SQUARES(name) \
+    void name(const float *a, const float *b, size_t n, float *ret_sum)
+
 /* The codebooks of a stream. */
 struct kern_tree {
     const float *scale; /* [n_subspaces] */
@@ -230,6 +238,7 @@ typedef DECL_KERN_DECODE((*kern_decode_fn));
 typedef DECL_KERN_TAKE((*kern_take_fn));
 typedef DECL_KERN_GIVE((*kern_give_fn));
 typedef DECL_KERN_SQUARES((*kern_squares_fn));
+typedef DECL_KERN_ADD_SQUARES((*kern_add_squares_fn));
 typedef DECL_KERN_DECODE_ROWS((*kern_decode_rows_fn));
 typedef DECL_KERN_DECODE_HALF((*kern_decode_half_fn));
 typedef DECL_KERN_SEARCH_LOOP((*kern_search_loop_fn));
@@ -250,6 +259,7 @@ struct kern {
     kern_take_fn take[3]; /* by enum dpq_dtype */
     kern_give_fn give[3];
     kern_squares_fn squares;
+    kern_add_squares_fn add_squares;
     kern_decode_rows_fn decode_rows;
     kern_decode_half_fn decode_half;
     kern_search_loop_fn search_loop;

@@ -470,6 +470,7 @@ void kern_init_avx2(struct kern *k)
         .pack = pack_avx2,
         .unpack = unpack_avx2,
         .decode = decode_avx2,
+        .add_squares = add_squares,
         .take = { take_f32, take_f16_avx2, take_bf16 },
         .give = { give_f32, give_f16_avx2, give_bf16 },
     };

@@ -128,6 +128,7 @@ void kern_init_avx512(struct kern *k)
         .take = { take_f32, take_f16_512, take_bf16 },
         .give = { give_f32, give_f16_512, give_bf16 },
         .squares = squares,
+        .add_squares = add_squares,
         .decode_rows = below.decode_rows,
         .decode_half = below.decode_half,
         .search_loop = below.search_loop,

@@ -159,6 +159,16 @@ static inline DECL_KERN_GAINS(gains)
         ret_code[t] = kern_gain_code(sum[t] / count);
 }
 
+static inline DECL_KERN_ADD_SQUARES(add_squares)
+{
+    for (size_t i = 0; i < n; i++)
+        for (size_t t = 0; t < KERN_TOKENS; t++) {
+            float v = b ? a[i * KERN_TOKENS + t] - b[i * KERN_TOKENS + t] : a[i * KERN_TOKENS + t];
+
+            ret_sum[t] += v * v;
+        }
+}
+
 /* Adding 1.5 * 2^23 leaves the integer in the low bits of the sum, rounded to nearest even. Two
  * loops, because gcc widens each, but not one with both in it. */
 static inline DECL_KERN_QUANTIZE(quantize)

@@ -117,6 +117,7 @@ void kern_init_c(struct kern *k)
         .take = { take_f32, take_f16, take_bf16 },
         .give = { give_f32, give_f16, give_bf16 },
         .squares = squares,
+        .add_squares = add_squares,
         .decode_rows = decode_rows,
         .decode_half = decode_half,
         .search_loop = search_loop,

@@ -174,6 +174,42 @@ static void test_gains(void **state)
     each(check_gains, 100);
 }
 
+/* In the order of the dimensions, on top of what is there: to the bit. */
+static void check_add_squares(const struct pair *p, struct rng *r)
+{
+    size_t n = 1 + rng_below(r, 40);
+    struct box a = box_new(T * 4, 4), b = box_new(T * 4, 8);
+    struct box x = box_new(n * T * 4, 4), y = box_new(n * T * 4, 12);
+    bool two = rng_below(r, 2);
+    float expected[T];
+
+    fill_floats(r, expected, T, false);
+    fill_floats(r, (float *)x.p, n * T, false);
+    fill_floats(r, (float *)y.p, n * T, false);
+    memcpy(a.p, expected, sizeof(expected));
+    memcpy(b.p, expected, sizeof(expected));
+    p->c.add_squares((float *)x.p, two ? (float *)y.p : NULL, n, (float *)a.p);
+    p->isa.add_squares((float *)x.p, two ? (float *)y.p : NULL, n, (float *)b.p);
+    for (size_t i = 0; i < n * T; i++) {
+        float v = ((float *)x.p)[i];
+
+        v = two ? v - ((float *)y.p)[i] : v;
+        expected[i % T] += v * v;
+    }
+    assert_memory_equal(a.p, expected, sizeof(expected));
+    boxes_end(&a, &b);
+    box_check(&x);
+    box_check(&y);
+    free(x.all);
+    free(y.all);
+}
+
+static void test_add_squares(void **state)
+{
+    (void)state;
+    each(check_add_squares, 100);
+}
+
 static void check_quantize(const struct pair *p, struct rng *r)
 {
     size_t n = 1 + rng_below(r, 4);
@@ -372,7 +408,7 @@ int main(void)
         cmocka_unit_test(test_add),          cmocka_unit_test(test_gains),
         cmocka_unit_test(test_quantize),     cmocka_unit_test(test_search),
         cmocka_unit_test(test_search_child), cmocka_unit_test(test_lines),
-        cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_decode),       cmocka_unit_test(test_add_squares),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
