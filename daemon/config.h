@@ -30,7 +30,8 @@ struct config_tenant {
     uint64_t arena_bytes;   /* 1M … */
     uint64_t staging_bytes; /* limit for one client's segment; and for all of them together: */
     uint64_t staging_total_bytes;
-    bool refine; /* may this tenant's appends be sampled for a new profile? */
+    bool monitor; /* are this tenant's streams watched? */
+    bool refine;  /* may this tenant's appends be sampled for a new profile? */
 };
 
 struct config {

@@ -57,6 +57,7 @@ static const struct config_key keys[] = {
     { TENANT(uids), NULL, CONFIG_TYPE_UIDS, 0 },
     { TENANT(arena_bytes), "1G", SIZE, OF(arena_bytes), M, 16 * T },
     { TENANT(staging_bytes), "64M", SIZE, OF(staging_bytes), K * 4, T, LIVE },
+    { TENANT(monitor), "true", CONFIG_TYPE_BOOL, OF(monitor) },
     { TENANT(refine), "false", CONFIG_TYPE_BOOL, OF(refine) },
     { TENANT(staging_total_bytes), "256M", SIZE, OF(staging_total_bytes), K * 4, 16 * T, LIVE },
 };

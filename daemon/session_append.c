@@ -256,8 +256,8 @@ static void plan(struct job *job, uint32_t worker)
         return;
     }
     append->loop.n = append->n_parts + (append->n_tail_rows ? 1 : 0);
-    append->loop.max_lanes = append->sequence->profile->book ? 1 : 0;
-    if (append->n_parts && append->sequence->profile->book)
+    append->loop.max_lanes = sequence_book(append->sequence) ? 1 : 0;
+    if (append->n_parts && sequence_book(append->sequence))
         append->inputs = sequence_take_inputs(append->session, append->sequence);
     append->loop.turn = append_turn;
     append->loop.end = append_end;
@@ -328,11 +328,11 @@ static int encode_part(struct append *append, uint32_t i, uint32_t worker,
     if (!r)
         r = tile_encode_watched(codec, rows, dtype, sequence->position_base + first_index,
                                 first_index, sequence->rate,
-                                sequence->profile->book ? &watch : NULL, &part->base, &part->n_base,
+                                sequence_book(sequence) ? &watch : NULL, &part->base, &part->n_base,
                                 &part->fine, &part->n_fine);
     if (r)
         return error_fold(r);
-    if (sequence->profile->book)
+    if (sequence_book(sequence))
         verdict_end(desk, part->base, part->n_base);
     r = dpq_tile_fine(part->base, part->n_base, &made, &droppable);
     if (r)

@@ -291,6 +291,11 @@ static inline bool sequence_tile_is_private(const struct sequence *sequence, uin
 {
     return (tile_index + 1) * DPQ_TILE_TOKENS > sequence->n_token_ids;
 }
+/* what its streams are watched by; NULL: they are not */
+static inline const struct verdict_book *sequence_book(const struct sequence *sequence)
+{
+    return sequence->tenant->config->monitor ? sequence->profile->book : NULL;
+}
 /* the arena is full: an error, and an event */
 void tenant_no_room(struct tenant *tenant, uint64_t wanted_bytes, struct session_error *ret_error);
 /* rows of the tail, from its first, that are decoded ones */

@@ -15,7 +15,7 @@
 
 static size_t inputs_bytes(const struct sequence *sequence)
 {
-    return verdict_book_n_streams(sequence->profile->book) * sizeof(struct risk_input);
+    return verdict_book_n_streams(sequence_book(sequence)) * sizeof(struct risk_input);
 }
 
 /* --- between sequence and append -------------------------------------------------------------- */
@@ -59,7 +59,7 @@ struct monitor_tile sequence_monitor_tile(const struct sequence *sequence, uint6
         .sequence_id = sequence->entry.id,
         .first_token = first_token,
         .tenant = sequence->tenant->index,
-        .n_streams = verdict_book_n_streams(sequence->profile->book),
+        .n_streams = verdict_book_n_streams(sequence_book(sequence)),
         .n_kv_heads = g->n_kv_heads,
     };
 
@@ -69,7 +69,7 @@ struct monitor_tile sequence_monitor_tile(const struct sequence *sequence, uint6
 
 void sequence_adopt_zones(struct session *session, const struct sequence *sequence)
 {
-    const struct verdict_book *book = sequence->profile->book;
+    const struct verdict_book *book = sequence_book(sequence);
     struct monitor_tile tile;
     struct store_object base, fine;
     uint8_t *zones;
@@ -112,7 +112,7 @@ static const void *object_before(const struct append *append, uint32_t i, size_t
 int append_begin_verdict(struct append *append, uint32_t i, struct verdict_desk *desk,
                          struct tile_watch *ret_watch)
 {
-    const struct verdict_book *book = append->sequence->profile->book;
+    const struct verdict_book *book = sequence_book(append->sequence);
     struct part *part = &append->parts[i];
     const struct risk_input *inputs = append->inputs_used ? NULL : append->inputs;
     size_t n_before = 0;
@@ -191,9 +191,11 @@ static void note_inputs(struct session *session, const struct session_where *whe
     g = profile_geometry(sequence->profile);
     if (check_where(g, where, ret_error))
         return;
-    if (!sequence->profile->book) {
+    if (!sequence_book(sequence)) {
         session_error_set(ret_error, SESSION_FAILED_PRECONDITION, "NOT_WATCHED",
-                          "the sequence's profile has no audit: its streams are not watched");
+                          sequence->profile->book
+                              ? "streams of this tenant are not watched: monitor = false"
+                              : "the sequence's profile has no audit: its streams are not watched");
         return;
     }
     inputs = reserve(session, sequence, ret_error);

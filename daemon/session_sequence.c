@@ -145,7 +145,7 @@ void sequence_unlink(struct session *session, struct sequence *sequence)
     id_table_remove(&session->sequences, &sequence->entry);
     sequence->tenant->n_sequences--;
     sequence_drop_inputs(session, sequence);
-    if (sequence->profile->book)
+    if (sequence_book(sequence))
         monitor_forget(session->monitor, sequence->entry.id);
 }
 

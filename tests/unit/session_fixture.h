@@ -142,6 +142,7 @@ static inline int fixture_setup(void **state)
         snprintf(t->name, sizeof(t->name), i ? "other" : "test");
         t->uids[0] = UID + (uid_t)i;
         t->n_uids = 1;
+        t->monitor = true;
         t->arena_bytes = 8 << 20;
         t->staging_bytes = STAGING_BYTES;
         t->staging_total_bytes = 2 * STAGING_BYTES + 4096;

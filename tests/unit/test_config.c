@@ -84,6 +84,7 @@ static void test_values(void **state)
              "log_level: debug\n"
              "[http]\nlisten = [::1]:0\n"
              "[tenant b-1]\nuids = 7, self\nuids = 8\narena_bytes = 12M\nrefine = on\n"
+             "monitor = no\n"
              "staging_bytes=4096\n[tenant c_]\nuids=4294967294",
              &config, message);
     assert_string_equal(message, "");
@@ -103,6 +104,8 @@ static void test_values(void **state)
     assert_int_equal(config.tenants[0].staging_total_bytes, 256 << 20);
     assert_true(config.tenants[0].refine);
     assert_false(config.tenants[1].refine);
+    assert_false(config.tenants[0].monitor);
+    assert_true(config.tenants[1].monitor);
     assert_int_equal(config.tenants[1].uids[0], 4294967294u);
     assert_int_equal(config.tenants[1].arena_bytes, 1 << 30);
 }

@@ -2,6 +2,7 @@
  */
 #include <math.h>
 
+#include "daemon/session_risk.h"
 #include "tests/unit/session_fixture.h"
 
 enum {
@@ -297,6 +298,62 @@ static void test_zones(void **state)
     free(x);
 }
 
+static const struct dpq_profile *profile_of(struct fixture *f, const uint8_t id[32])
+{
+    for (size_t i = 0; i < f->session->n_profiles; i++)
+        if (!memcmp(dpq_profile_digest(f->session->profiles[i]->profile), id, DPQ_DIGEST_BYTES))
+            return f->session->profiles[i]->profile;
+    fail();
+    return NULL;
+}
+
+/* Not watched: what is stored is what the codec makes of it by itself, and nothing is told. */
+static void test_monitor_off(void **state)
+{
+    struct fixture *f = *state;
+    float *good = make_input(1), *x = make_input(2);
+    struct result watched, plain;
+    struct session_report report = { .where = { .layer = -1, .kind = -1, .head = -1 }, .ratio = 2 };
+    struct dpq_codec *codec;
+    uint8_t id[32];
+    size_t at = 0;
+
+    go_wrong(x, 0);
+    install(f, DPQ_REFERENCE_TEMPORAL, good, id);
+    run(f, id, x, NULL, &watched);
+    f->config.tenants[0].monitor = false;
+    run(f, id, x, NULL, &plain);
+    assert_true(watched.history.n > 0 && plain.history.n == 0);
+    assert_true(watched.n_bytes > plain.n_bytes);
+    assert_int_equal(dpq_codec_new(profile_of(f, id), ~0u, &codec), 0);
+    for (uint32_t i = 0; i < N_TOKENS / 128; i++) {
+        uint8_t *base, *fine;
+        size_t n_base, n_fine;
+
+        assert_int_equal(dpq_tile_encode(codec, x + (size_t)i * 128 * ROW_NUMBERS, DPQ_F32, i * 128,
+                                         i * 128, DPQ_RATE_COMPACT, &base, &n_base, &fine, &n_fine),
+                         0);
+        assert_true(at + n_base + n_fine <= plain.n_bytes);
+        assert_memory_equal(plain.bytes + at, base, n_base);
+        if (n_fine)
+            assert_memory_equal(plain.bytes + at + n_base, fine, n_fine);
+        at += n_base + n_fine;
+        dpq_free(base);
+        dpq_free(fine);
+    }
+    assert_int_equal(at, plain.n_bytes);
+    report.where.sequence_id = create_with(f, id, NULL, 0);
+    session_report(f->session, &report);
+    assert_string_equal(report.error.reason, "NOT_WATCHED");
+    release_run(f, report.where.sequence_id, true);
+    f->config.tenants[0].monitor = true;
+    dpq_codec_free(codec);
+    free(watched.bytes);
+    free(plain.bytes);
+    free(good);
+    free(x);
+}
+
 /* Bits of a tile's directory entry: {reference, has a fine plane} of a stream. */
 static struct tile_verdict coded_as(struct fixture *f, uint64_t sequence_id, size_t tile,
                                     uint32_t stream)
@@ -436,8 +493,9 @@ static void test_bytes_are_all(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        FIXTURE_TEST(test_zones),  FIXTURE_TEST(test_determinism),   FIXTURE_TEST(test_bad_layer),
-        FIXTURE_TEST(test_prefix), FIXTURE_TEST(test_bytes_are_all),
+        FIXTURE_TEST(test_zones),       FIXTURE_TEST(test_monitor_off),
+        FIXTURE_TEST(test_determinism), FIXTURE_TEST(test_bad_layer),
+        FIXTURE_TEST(test_prefix),      FIXTURE_TEST(test_bytes_are_all),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
