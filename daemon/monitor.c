@@ -248,6 +248,7 @@ static void *run(void *user)
 {
     struct monitor *monitor = user;
 
+    pthread_setname_np(pthread_self(), "risk");
     while (!__atomic_load_n(&monitor->is_stopping, __ATOMIC_ACQUIRE)) {
         while (take_some(monitor))
             ;

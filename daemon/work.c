@@ -57,6 +57,7 @@ static void *work(void *argument)
     struct pool_thread *self = argument;
     struct pool *pool = self->pool;
 
+    pthread_setname_np(pthread_self(), "worker");
     pthread_mutex_lock(&pool->mutex);
     for (;;) {
         while (!pool->first && !(pool->stopping && !pool->n_running))

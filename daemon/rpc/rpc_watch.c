@@ -5,9 +5,10 @@
  * reads slowly is therefore at most its queue and what the transport has taken behind.
  *
  * The hub wakes one call, whichever, when something has happened; then all are looked at, 10 ms
- * apart at least. In between events gather, and most subscribers are sent the same bytes. Whoever
- * is still sending is left out, and looked at when that is done. A message that is full is followed
- * by the next one at once.
+ * apart at least. In between events gather, and most subscribers are sent the same bytes. After a
+ * moment's rest a few subscribers are told at once; many, for whom each message costs, are told 10
+ * ms after the first event. Whoever is still sending is left out, and looked at when that is done.
+ * A message that is full is followed by the next one at once.
  */
 #include "daemon/rpc/rpc_watch.h"
 
@@ -26,6 +27,7 @@ enum {
     MAX_QUEUE = 65536,
     MAX_WATCHERS = 4096, /* of a tenant */
     FLUSH_NS = 10000000,
+    A_FEW = 64,
     AT_ONCE = 32, /* subscribers, before other calls have their turn */
 };
 
@@ -72,6 +74,7 @@ static void leave(struct rpc_watcher *watcher)
     if (!watcher->subscriber)
         return;
     watchers = &watcher->call->server->watchers;
+    watchers->n--;
     watcher->subscriber = hub_unsubscribe(watcher->subscriber);
     if (watchers->turn == watcher)
         watchers->turn = watcher->next;
@@ -112,7 +115,8 @@ static void pump(struct rpc_watcher *watcher)
 
 static void schedule(struct rpc_watchers *watchers)
 {
-    uint64_t now_ns = session_now_ns(), due_ns = watchers->flushed_ns + FLUSH_NS;
+    uint64_t now_ns = session_now_ns();
+    uint64_t due_ns = (watchers->n > A_FEW ? now_ns : watchers->flushed_ns) + FLUSH_NS;
 
     if (due_ns < now_ns)
         due_ns = now_ns;
@@ -206,6 +210,7 @@ static void join(struct rpc_watchers *watchers, struct rpc_watcher *watcher)
     if (watcher->next)
         watcher->next->prev = watcher;
     watchers->first = watcher;
+    watchers->n++;
 }
 
 void rpc_watch(struct rpc_call *call, const void *message)

@@ -3,8 +3,7 @@
 /*
  * Who watches, and when they are sent what has happened
  *
- *     quiet --an event--> due: now, or 10 ms after the last flush --> flush, some at a time -->
- * quiet
+ *     quiet --an event--> due: within 10 ms --> flush, some at a time --> quiet
  *
  * Thread: the completion queue's.
  */
@@ -17,6 +16,7 @@ struct rpc_watcher;
 
 struct rpc_watchers {
     struct rpc_watcher *first;
+    uint32_t n;
     struct rpc_watcher *turn; /* next in the flush under way; NULL: none is */
     uint64_t due_ns;          /* of the next flush, by session_now_ns(); UINT64_MAX: none */
     uint64_t flushed_ns;      /* when the last one began */
