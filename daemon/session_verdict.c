@@ -1,9 +1,10 @@
 /*
  * Verdicts on streams, between lib/codec and lib/risk, which do not know each other
  *
- * In depth, whatever is predicted from a stream in Red does without: its reference has the errors
- * of a stream that went wrong. Its own zone stays what its own loop says, so that one bad layer
- * costs the next one its gain, and those above nothing.
+ * In depth, whatever is predicted from a stream that went wrong does without. Its own zone stays
+ * what its own loop says: Red as well, as long as what it would be predicted from is. That is no
+ * fault of its own, and it is coded without a reference: those above go on with it. So one bad
+ * layer costs the next one its gain, and those above nothing, once its first tile is over.
  */
 #include "daemon/session_verdict.h"
 
@@ -163,19 +164,19 @@ void verdict_zones(const struct verdict_book *book, const void *base, size_t n_b
 
 /* --- verdicts --------------------------------------------------------------------------------- */
 
-/* Streams [first, end) of a head's row, of those that stream i is predicted from: is one in Red? */
-static bool any_red(const struct verdict_desk *desk, uint32_t row, uint32_t head, bool all_heads)
+/* Of a row's head, or all its heads: has one gone wrong by itself? */
+static bool any_wrong(const struct verdict_desk *desk, uint32_t row, uint32_t head, bool all_heads)
 {
     uint32_t n = desk->book->n_kv_heads;
 
     for (uint32_t k = all_heads ? 0 : head; k < (all_heads ? n : head + 1); k++)
-        if (desk->monitors[row * n + k].zone.zone == RISK_RED)
+        if (desk->is_wrong[row * n + k])
             return true;
     return false;
 }
 
 /* In depth: K and V of the layer below, and for V, K of its own layer. */
-static bool has_red_reference(const struct verdict_desk *desk, uint32_t i)
+static bool has_wrong_reference(const struct verdict_desk *desk, uint32_t i)
 {
     uint32_t reference = desk->book->streams[i].reference, n = desk->book->n_kv_heads;
     uint32_t row = i / n, head = i % n, kind = row % 2;
@@ -183,10 +184,10 @@ static bool has_red_reference(const struct verdict_desk *desk, uint32_t i)
 
     if (reference != RISK_REFERENCE_DEPTH && reference != RISK_REFERENCE_DEPTH_HEAD)
         return false;
-    if (kind == DPQ_V && any_red(desk, row - 1, head, all))
+    if (kind == DPQ_V && any_wrong(desk, row - 1, head, all))
         return true;
     row -= kind;
-    return row >= 2 && (any_red(desk, row - 2, head, all) || any_red(desk, row - 1, head, all));
+    return row >= 2 && (any_wrong(desk, row - 2, head, all) || any_wrong(desk, row - 1, head, all));
 }
 
 static uint8_t log2_of(uint32_t n)
@@ -194,7 +195,8 @@ static uint8_t log2_of(uint32_t n)
     return n ? (uint8_t)__builtin_ctz(n) : 0;
 }
 
-static struct tile_verdict decide(const struct verdict_desk *desk, uint32_t i)
+/* In the order of streams: what one is predicted from comes before it. */
+static struct tile_verdict decide(struct verdict_desk *desk, uint32_t i)
 {
     const struct verdict_stream *s = &desk->book->streams[i];
     const struct risk_zone *zone = &desk->monitors[i].zone;
@@ -202,8 +204,10 @@ static struct tile_verdict decide(const struct verdict_desk *desk, uint32_t i)
     uint32_t as = zone->zone;
     struct risk_action action;
 
-    if (has_red_reference(desk, i))
+    if (has_wrong_reference(desk, i))
         as = RISK_RED;
+    else if (as == RISK_RED)
+        desk->is_wrong[i] = true;
     else if (!s->is_watched)
         return verdict;
     action = risk_zone_action(s->reference, as, false);
@@ -227,6 +231,7 @@ void verdict_desk_deinit(struct verdict_desk *desk)
     free(desk->monitors);
     free(desk->verdicts);
     free(desk->before);
+    free(desk->is_wrong);
     *desk = (struct verdict_desk){ 0 };
 }
 
@@ -238,7 +243,8 @@ static int reserve(struct verdict_desk *desk, uint32_t n)
     desk->monitors = calloc(n, sizeof(*desk->monitors));
     desk->verdicts = calloc(n, sizeof(*desk->verdicts));
     desk->before = calloc(n, sizeof(*desk->before));
-    if (!desk->monitors || !desk->verdicts || !desk->before)
+    desk->is_wrong = calloc(n, sizeof(*desk->is_wrong));
+    if (!desk->monitors || !desk->verdicts || !desk->before || !desk->is_wrong)
         return error_origin(-ENOMEM);
     desk->n_capacity = n;
     return 0;
@@ -270,6 +276,7 @@ int verdict_begin(struct verdict_desk *desk, const struct verdict_book *book, co
     read_monitors(desk, base, n_base);
     for (uint32_t i = 0; i < book->n_streams; i++) {
         desk->before[i] = desk->monitors[i].zone.zone;
+        desk->is_wrong[i] = false;
         if (inputs && book->streams[i].is_watched)
             risk_input_apply(&inputs[i], &desk->monitors[i]);
     }

@@ -42,6 +42,7 @@ struct verdict_desk {
     struct risk_monitor *monitors; /* [n_streams] */
     struct tile_verdict *verdicts;
     uint8_t *before;             /* zones at the end of the tile before */
+    bool *is_wrong;              /* in Red, and not for the sake of what it is predicted from */
     struct risk_course *courses; /* the caller's: of the tile under way */
 };
 

@@ -115,3 +115,40 @@ def test_refusals(api, stubs, watched_id):
         sequence_id=sequence, streams=api.StreamChoice(one_kind=True, kind=2)))
     refused(api, "NOT_FOUND", "SEQUENCE", reset, api.ResetRequest(sequence_id=1))
     refused(api, "INVALID_ARGUMENT", "PROFILE", stubs.monitor.GetRisk, api.GetRiskRequest(profile_id=b"x"))
+
+
+def layers_that_follow(seed, n_layers=4, n_tokens=N_TOKENS):
+    """Numbers of layers each of which can be told from the one below: [layers, 2, 1, tokens, 32]."""
+    random = np.random.default_rng(seed)
+    x = random.standard_normal((n_layers, 2, 1, n_tokens, 32)).astype(np.float32)
+    for layer in range(1, n_layers):
+        x[layer] = .95 * x[layer - 1] + .3 * x[layer]
+    return x
+
+
+def test_a_bad_layer_does_not_poison_those_above(daemon):
+    """Layer 1 of four, each predicted from the one below, goes wrong. What is predicted from it does without
+    from the next tile on, and is then as good as without any prediction; the one above is predicted from that,
+    and is as good as ever."""
+    deltapq = pytest.importorskip("deltapq")
+    good = layers_that_follow(3)
+    bad = good.copy()
+    bad[1, :, :, 256:] *= np.where(np.arange(256, N_TOKENS) % 2, -4, 4)[:, None]
+    with deltapq.Client(daemon.grpc_path, staging_bytes=4 << 20, timeout=120) as client:
+        shape, samples = deltapq.Geometry(4, 1, 32), [(layers_that_follow(s), 0) for s in (1, 2)]
+        profiles = {name: client.calibrate(shape, samples, model_name="depth", reference=name).profile_id
+                    for name in ("depth-head", "none")}
+        errors = {}
+        for name, reference, numbers in (("good", "depth-head", good), ("bad", "depth-head", bad),
+                                         ("alone", "none", good)):
+            sequence = client.create_sequence(profiles[reference], rate="compact")
+            client.append(sequence, numbers)
+            got = client.read(sequence)
+            errors[name] = ((got - numbers) ** 2)[..., 512:, :].mean(axis=(1, 2, 3, 4))
+            zones = [cell.zone for cell in client.get_risk(sequence=sequence).streams]
+            client.release(sequence, discard=True)
+            if name == "bad":
+                assert zones[2:4] == [2, 2] and 2 not in zones[6:]
+    assert errors["good"][2] < .7 * errors["alone"][2]  # the prediction pays
+    assert errors["bad"][2] < 1.1 * errors["alone"][2]
+    assert errors["bad"][3] < 1.1 * errors["good"][3] < .8 * errors["alone"][3]
