@@ -215,8 +215,7 @@ static struct tile_verdict decide(struct verdict_desk *desk, uint32_t i)
         verdict.mode = action.mode == RISK_MODE_INTRA && s->reference == RISK_REFERENCE_NONE
                            ? TILE_VERDICT_REFERENCE
                            : action.mode;
-        /* raw rows need no plane beside them */
-        verdict.keeps_fine = action.fine && action.mode != RISK_MODE_RAW;
+        verdict.keeps_fine = action.fine;
         verdict.group_log2 = log2_of(action.group);
     }
     if (zone->reset && verdict.mode < TILE_VERDICT_INTRA && s->reference != RISK_REFERENCE_NONE)

@@ -29,7 +29,7 @@ void encode_layer(struct dpq_codec *codec, const struct encode_layer *layer)
         for (u.loop.head = 0; u.loop.head < g->n_kv_heads; u.loop.head++) {
             u.loop.index = dpq_stream_index(g, layer->layer, u.loop.kind, u.loop.head);
             u.loop.stream = &codec->profile->streams[u.loop.index];
-            in.verdict = encode_verdict(layer->watch, u.loop.index);
+            in.verdict = encode_verdict(layer->watch, u.loop.stream, u.loop.index, layer->rate);
             in.group_log2 = codec->profile->group_log2;
             if (in.verdict.group_log2 && in.verdict.group_log2 < in.group_log2)
                 in.group_log2 = in.verdict.group_log2;

@@ -81,10 +81,25 @@ struct encode_layer {
 /** encode_layer() - K, then V, head by head; codec's "below" is then what the next layer needs */
 void encode_layer(struct dpq_codec *codec, const struct encode_layer *layer);
 
-/** encode_verdict() - of a stream; @watch: may be NULL */
-static inline struct tile_verdict encode_verdict(const struct tile_watch *watch, uint32_t stream)
+/**
+ * encode_verdict() - of stream number i; @watch: may be NULL
+ *
+ * Raw rows that may be a fine plane are one, unless the rate has that anyway.
+ */
+static inline struct tile_verdict encode_verdict(const struct tile_watch *watch,
+                                                 const struct profile_stream *stream, uint32_t i,
+                                                 uint32_t rate)
 {
-    return watch && watch->verdicts ? watch->verdicts[stream] : (struct tile_verdict){ 0 };
+    struct tile_verdict v = { 0 };
+
+    if (watch && watch->verdicts)
+        v = watch->verdicts[i];
+    if (v.mode != TILE_VERDICT_RAW || !v.keeps_fine)
+        return v;
+    v.keeps_fine = !(stream->fine_rates >> rate & 1);
+    if (v.keeps_fine)
+        v.mode = TILE_VERDICT_INTRA;
+    return v;
 }
 
 /** encode_keeps_fine() - does a stream have a fine plane at this rate, under that verdict? */

@@ -47,7 +47,8 @@ static void lay_out(struct encoder *e)
 
     for (uint32_t i = 0; i < n; i++) {
         h->n_panel_lines += d / p->streams[i].dsub;
-        if (encode_keeps_fine(&p->streams[i], e->rate, encode_verdict(e->watch, i)))
+        if (encode_keeps_fine(&p->streams[i], e->rate,
+                              encode_verdict(e->watch, &p->streams[i], i, e->rate)))
             f->n_panel_lines += d / p->streams[i].dsub;
     }
     h->directory_offset = sizeof(*h);

@@ -14,7 +14,8 @@ enum tile_verdict_mode {
     TILE_VERDICT_REFERENCE = 0, /* predicted as the profile says */
     TILE_VERDICT_BETTER = 1,    /* predicted where that leaves less than the vector itself has */
     TILE_VERDICT_INTRA = 2,     /* without a reference */
-    TILE_VERDICT_RAW = 3, /* every token stored raw, int8 where that does; intra in the loop */
+    TILE_VERDICT_RAW = 3, /* every token stored raw, int8 where that does; intra in the loop. With
+                             keeps_fine only where the rate has a fine plane anyway; else that */
 };
 
 struct tile_verdict {   /* how a stream of a tile is to be coded; all 0: as the profile says */

@@ -72,7 +72,8 @@ enum risk_mode {
     RISK_MODE_REFERENCE, /* predicted from the stream's reference */
     RISK_MODE_BETTER,    /* for each group, the better of predicted and intra */
     RISK_MODE_INTRA,     /* no reference */
-    RISK_MODE_RAW,       /* int8, or the input's type where that does not do */
+    RISK_MODE_RAW,       /* int8, or the input's type where that does not do; where the rate has
+                            no fine plane, that first */
 };
 
 struct risk_action {

@@ -179,6 +179,35 @@ static void test_verdicts(void **state)
         }
 }
 
+/* Raw rows or a fine plane, whichever the rate has not yet. */
+static void test_raw_where_fine_is_not_enough(void **state)
+{
+    (void)state;
+    for (int rate = 0; rate < 2; rate++) {
+        struct toy toy = toy_of(REFERENCE_NONE, 24);
+        void *rows = random_rows(&toy.geometry, DPQ_F32, 9);
+        struct tile_verdict verdicts[MAX_STREAMS] = { 0 };
+        struct tile_watch watch = { .verdicts = verdicts };
+        struct tile t;
+
+        verdicts[3] = (struct tile_verdict){ .mode = TILE_VERDICT_RAW, .keeps_fine = 1 };
+        t = encode_watched(&toy, rows, 128, rate ? DPQ_RATE_QUALITY : DPQ_RATE_COMPACT, &watch);
+        for (uint32_t s = 0; s < toy.profile->n_streams; s++) {
+            uint32_t bits = entry_of(&t, s)->bits;
+
+            assert_int_equal(!!(bits & STREAM_HAS_FINE), rate || s == 3);
+            if (s == 3)
+                assert_int_equal(!!(bits & STREAM_ALL_DROPPABLE), rate);
+        }
+        assert_int_equal(((const struct tile_base_header *)t.base)->n_raw_bytes >=
+                             T * toy.geometry.head_dim,
+                         rate);
+        free(rows);
+        tile_drop(&t);
+        toy_drop(&toy);
+    }
+}
+
 /* A predictor that is noise shows as such, also while its stream does without it. */
 static void test_loop_is_watched(void **state)
 {
@@ -294,8 +323,11 @@ static void test_verdict_bytes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_measured),        cmocka_unit_test(test_verdicts),
-        cmocka_unit_test(test_loop_is_watched), cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_measured),
+        cmocka_unit_test(test_verdicts),
+        cmocka_unit_test(test_raw_where_fine_is_not_enough),
+        cmocka_unit_test(test_loop_is_watched),
+        cmocka_unit_test(test_parts),
         cmocka_unit_test(test_verdict_bytes),
     };
 
