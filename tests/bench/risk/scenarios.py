@@ -132,18 +132,39 @@ def stationary(bench, profile_id, chosen) -> dict:
             "bits_on": float(np.mean([r.true_bits for r in replays]))}
 
 
+def evenly(bench, profile_id, chosen, bits) -> tuple[float, float]:
+    """KL of a profile when so many bits are spent evenly, between its rates: logarithmically, as a code of
+    any rate would have it, and linearly, as tokens of one rate and of the other have it."""
+    rates = np.array([np.mean([bench.off(profile_id, w, rate) for w in chosen], 0)
+                      for rate in ("compact", "balanced", "quality")])
+    return (float(np.exp(np.interp(bits, rates[:, 1], np.log(rates[:, 0])))),
+            float(np.interp(bits, rates[:, 1], rates[:, 0])))
+
+
 def shift(bench, reference, chosen) -> dict:
     """A prose profile at 2 bits meets code; beside it a profile of all genres, and the prose profile's
-    own bits spent evenly (between its two rates, logarithmically)."""
+    own bits spent evenly."""
     prose, both = bench.learned(reference, ("prose",)), bench.learned(reference)
     out = compare(bench, prose, chosen, "compact")
     out["kl_both"] = float(np.mean([bench.off(both, w, "compact")[0] for w in chosen]))
-    rich_kl, rich_bits = np.mean([bench.off(prose, w, "quality") for w in chosen], 0)
-    part = (out["bits_on"] - out["bits_off"]) / (rich_bits - out["bits_off"])
-    out["kl_uniform"] = float(np.exp((1 - part) * np.log(out["kl_off"]) + part * np.log(rich_kl)))
+    out["kl_uniform"], out["kl_mixed"] = evenly(bench, prose, chosen, out["bits_on"])
     out["kl_over_uniform"] = out["kl_on"] / out["kl_uniform"]
+    out["kl_over_mixed"] = out["kl_on"] / out["kl_mixed"]
     out["won_back"] = (out["kl_off"] - out["kl_on"]) / (out["kl_off"] - out["kl_both"])
     return out
+
+
+def turned_cache(bench, profile_id, chosen) -> dict:
+    """The other way round: the profile is of the model, the cache of one with other weights."""
+    replays = []
+    for w in chosen:
+        def make(window=w):
+            with bench.model.other_weights():
+                numbers = bench.model.computed(window)
+            return bench.monitored.replay(profile_id, numbers, read=False).plain()
+        replays.append(Replay.of(kept.value(make, "turned", kept.daemon_id(), profile_id.hex(), w.sha256)))
+    return {"alarms": alarms(replays), "yellow_256": share(replays, YELLOW, 256), "red_64": share(replays, RED, 64),
+            "delay": delay(replays), "bits_on": float(np.mean([r.true_bits for r in replays]))}
 
 
 def damaged_predictor(bench, profile_id, chosen) -> dict:
@@ -247,6 +268,7 @@ def all_of(bench, n_stationary: int, n_windows: int) -> dict:
         "German": lambda: compare(bench, auto(), texts.german(tokenizer, n_windows), "quality"),
         "random tokens": lambda: compare(bench, auto(), texts.random_tokens(tokenizer, n_windows), "quality"),
         "profile of other weights": lambda: compare(bench, bench.learned("auto", weights="turned"), held_out(), "quality"),
+        "cache of other weights": lambda: turned_cache(bench, auto(), held_out()),
         "damaged predictor": lambda: damaged_predictor(bench, bench.learned("depth"), held_out()),
         "a = 1, 2 bits": lambda: compare(bench, bench.learned("temporal", leak=1), held_out(), "compact"),
         "bits of codes flipped": lambda: flipped_bits(bench, auto(), held_out()[0]),
