@@ -113,8 +113,13 @@ void loop_reconstruct(struct dpq_codec *codec, const struct loop_unit *u, enum p
         if (u->reference >= REFERENCE_DEPTH_HEAD && loop_is_predicted(u, t))
             codec->kern.add(x, 1, dim, codec->p + (size_t)t * dim, 1);
     }
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, KERN_TOKENS, n, n, 1, codec->rows[plane],
-                n, u->stream->decode, n, 1, codec->x, n);
+    /* the same product, but BLAS is faster where neither side is turned */
+    if (u->stream->is_orthogonal)
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, KERN_TOKENS, n, n, 1,
+                    codec->rows[plane], n, u->stream->encode, n, 1, codec->x, n);
+    else
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, KERN_TOKENS, n, n, 1,
+                    codec->rows[plane], n, u->stream->decode, n, 1, codec->x, n);
 }
 
 void loop_deliver(struct dpq_codec *codec, const struct loop_unit *u, uint32_t first, uint32_t n,

@@ -280,6 +280,7 @@ static int transpose(struct opened *o, struct dpq_fault *fault)
             for (uint32_t j = 0; j < d; j++)
                 to[j * d + i] = stream->encode[i * d + j];
         stream->decode = to;
+        stream->is_orthogonal = true;
         to += (size_t)d * d;
     }
     return 0;

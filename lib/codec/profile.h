@@ -53,6 +53,7 @@ struct profile_stream {
     const float *encode; /* [head_dim][head_dim] row-major E: y = E (x - mean - prediction) */
     const float *decode; /* [head_dim][head_dim] row-major F: x = mean + prediction + F y; E^T when
                             E is orthogonal (then both point to stored matrices all the same) */
+    bool is_orthogonal;  /* F is E^T, to the bit: set by dpq_profile_open() */
     struct profile_tree tree[N_TREES]; /* TREE_DELTA: NULL pointers with REFERENCE_NONE */
     const int16_t *leak; /* temporal: a_m in Q15, [n_subspaces], 0 … 32767; else NULL */
     const float *weight; /* depth: [head_dim][n_inputs] row-major W; else NULL */
