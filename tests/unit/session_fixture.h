@@ -80,13 +80,42 @@ static inline void fixture_close(struct fixture *f)
     f->hub = hub_free(f->hub);
 }
 
-/* a profile of the test's own input, trained once */
+static inline float *fixture_input(void)
+{
+    size_t n_bytes = (size_t)N_INPUT * ROW_BYTES;
+    struct rng rng = rng_seed(5);
+    float *input = malloc(n_bytes);
+
+    assert_non_null(input);
+    for (size_t i = 0; i < n_bytes / 4; i++)
+        input[i] = (float)(rng_unit(&rng) + rng_unit(&rng) - 1) * (float)(1 + i % HEAD_DIM);
+    return input;
+}
+
+static inline uint8_t *fixture_load(const char *path, size_t *ret_n)
+{
+    FILE *file = fopen(path, "rb");
+    uint8_t *bytes = malloc(1 << 20);
+
+    assert_non_null(file);
+    assert_non_null(bytes);
+    *ret_n = fread(bytes, 1, 1 << 20, file);
+    assert_true(*ret_n && feof(file));
+    fclose(file);
+    return bytes;
+}
+
+/* A profile of the test's own input. Trained when the tests are built, because that takes minutes
+ * under valgrind; where nobody says where it is, here, and once. */
 static inline void fixture_train(const struct fixture *f, const uint8_t **ret_bytes, size_t *ret_n)
 {
+    const char *path = getenv("DELTAPQ_FIXTURE_PROFILE");
     static uint8_t *bytes;
     static size_t n_bytes;
 
-    if (!bytes) {
+    if (!bytes && path) {
+        bytes = fixture_load(path, &n_bytes);
+    } else if (!bytes) {
         struct dpq_geometry geometry = fixture_geometry();
         struct dpq_train_options options = { .model_name = "test", .max_bytes = 64 << 20 };
         struct dpq_tensor tensor = fixture_rows(DPQ_F32);
@@ -109,16 +138,12 @@ static inline void fixture_train(const struct fixture *f, const uint8_t **ret_by
 static inline int fixture_setup(void **state)
 {
     struct fixture *f = calloc(1, sizeof(*f));
-    struct rng rng = rng_seed(5);
     struct session_error error;
     const uint8_t *bytes;
     size_t n_bytes;
 
     assert_non_null(f);
-    f->input = malloc((size_t)N_INPUT * ROW_BYTES);
-    assert_non_null(f->input);
-    for (size_t i = 0; i < (size_t)N_INPUT * ROW_NUMBERS; i++)
-        f->input[i] = (float)(rng_unit(&rng) + rng_unit(&rng) - 1) * (float)(1 + i % HEAD_DIM);
+    f->input = fixture_input();
     for (uint32_t i = 0; i < N_INPUT; i++)
         f->ids[i] = 100000 + i;
     snprintf(f->dir, sizeof(f->dir), "/tmp/test_session.XXXXXX");
@@ -130,7 +155,7 @@ static inline int fixture_setup(void **state)
     f->config.lease_seconds = 10;
     f->config.high_percent = 95;
     f->config.low_percent = 90;
-    f->config.cold_seconds = 60;
+    f->config.cold_seconds = 3600; /* nothing is, however slowly a test runs */
     f->config.ticket_seconds = 10;
     f->config.calibration_max_bytes = 8 << 20;
     f->config.calibration_park_seconds = 600;
