@@ -251,7 +251,8 @@ static void print(const struct bench *bench, uint64_t last_seq)
 
         n_received += s->n_received;
         n_lost += s->n_lost;
-        n_wrong += s->n_gaps || s->n_received + s->n_lost != last_seq + 1 - s->first_seq;
+        n_wrong += s->n_gaps || s->next_seq <= last_seq || /* more may have come since */
+                   s->n_received + s->n_lost != s->next_seq - s->first_seq;
     }
     printf("{\"bench\":\"watch\",\"subscribers\":%ld,\"stalled\":%ld,\"messages\":%llu,"
            "\"bytes\":%llu,\"received\":%llu,\"lost\":%llu,\"wrong_subscribers\":%llu,"
