@@ -219,6 +219,16 @@ void evict_line_up(struct evict *evict, uint32_t number, uint32_t i, uint32_t n)
     push(evict, number);
 }
 
+void evict_follow(struct evict *evict, uint32_t number, uint32_t parent)
+{
+    struct evict_node *node = &evict->nodes[number];
+
+    if (!node->live || node->parent != EVICT_NONE || !evict->nodes[parent].live)
+        return;
+    node->parent = parent;
+    evict->nodes[parent].n_children++;
+}
+
 static void teach_parent(struct evict *e, const struct evict_node *node)
 {
     struct evict_node *parent = &e->nodes[node->parent];

@@ -85,6 +85,10 @@ void evict_recover(struct evict *evict, uint32_t number, double cost, uint64_t n
  *  n. Before anything else is done */
 void evict_line_up(struct evict *evict, uint32_t number, uint32_t i, uint32_t n);
 
+/** evict_follow() - one that was recovered is useless without @parent, and so goes first. No effect
+ * on one that has a parent already, or when either is not there */
+void evict_follow(struct evict *evict, uint32_t number, uint32_t parent);
+
 /** evict_use() - it was found by who looked for it */
 void evict_use(struct evict *evict, uint32_t number);
 

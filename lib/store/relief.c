@@ -184,6 +184,8 @@ void store_offer(struct store *store, struct tile *const *tiles, size_t n, bool 
         t->n_evict_offers += may_evict;
         if (t->flags & TILE_CONDEMNED)
             continue;
+        if (i && may_evict)
+            evict_follow(&store->evict, tile_number(t), tile_number(tiles[i - 1]));
         if (may_drop && t->n_drop_offers == t->n_refs)
             fine_list_add(t);
         if (may_evict && t->n_evict_offers == t->n_refs)

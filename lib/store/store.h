@@ -270,7 +270,8 @@ int tile_drop_fine(struct tile *tile, uint64_t now_ns, uint64_t *ret_freed_bytes
  * is being read, is not touched.
  */
 
-/** store_offer() - @tiles: one reference to each is the caller's, and stays */
+/** store_offer() - @tiles: one reference to each is the caller's, and stays. Each is useless
+ * without the one before it, and is evicted first */
 void store_offer(struct store *store, struct tile *const *tiles, size_t n, bool may_drop,
                  bool may_evict);
 

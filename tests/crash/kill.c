@@ -140,8 +140,9 @@ static int report(const struct tally *t, const struct oracle *o, const struct re
 
     printf(
         "%ld kills (%ld before it was ready): %ld in the middle of a write, %ld of an operation; "
-        "%llu operations\n",
-        t->n_kills, t->n_unready, t->n_writing, t->n_in_flight, (unsigned long long)o->n_ops);
+        "%llu operations; to make room %llu fine objects and %llu tiles of sequences went\n",
+        t->n_kills, t->n_unready, t->n_writing, t->n_in_flight, (unsigned long long)o->n_ops,
+        (unsigned long long)o->n_dropped, (unsigned long long)o->n_cut);
     printf("torn %ld lost %ld back %ld mixed %ld leaked %ld refused %ld epoch %ld leased %ld, "
            "ended by itself %ld\n",
            v->torn, v->lost, v->back, v->mixed, v->leaked, v->refused, v->epoch, v->leased,

@@ -90,6 +90,16 @@ PLANTS = [  # (name, what is wrong, file, right, wrong); no file: the world of t
      "            free_found(r, grown[i].found, &r->counts->n_orphans);\n",
      "        if (grown[i].line.sequence_id == grown[i + 1].line.sequence_id)\n"
      "            free_found(r, grown[i + 1].found, &r->counts->n_orphans);\n"),
+    ("CUT_FORGOTTEN", "evict: what follows is appended while the record tells of more tiles", None,
+     "", ""),
+    ("EVICT_KEEPS_WORD", "evict: the room is given away before the word is FREE", "store_tile.c",
+     "    arena_release(&s->arena,\n"
+     "                  tile->base.slot); /* which nobody gets before the last reference goes */\n",
+     "    *place_bytes(s, &tile->base) ^= 1;\n    arena_release(&s->arena, tile->base.slot);\n"),
+    ("EVICT_FINE_FIRST", "evict: the fine object is freed before the base", "store_tile.c",
+     "    arena_release(&s->arena,\n"
+     "                  tile->base.slot); /* which nobody gets before the last reference goes */\n",
+     "    space_give(s, &tile->fine);\n    arena_release(&s->arena, tile->base.slot);\n"),
     ("GROW_WITHOUT_SUM", "grow: the checksum does not go on over what came before", "strip.c",
      "    hash_stream_add(hash, arena_extent(&strip->store->arena, strip->first_page), strip->n_bytes);\n",
      "    hash_stream_add(hash, arena_extent(&strip->store->arena, strip->first_page), 0);"

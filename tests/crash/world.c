@@ -17,6 +17,7 @@ struct sequence {
     struct tail *tail;
     struct tile *tiles[WORLD_SEQUENCE_TILES];
     uint32_t n_tiles;
+    bool is_cut; /* the record still tells of more tiles */
 };
 
 struct world {
@@ -80,12 +81,12 @@ static void on_dropped(void *user, const uint8_t key[32], uint64_t freed_bytes)
 }
 
 static int put_named(struct world *w, uint64_t name, uint64_t sequence_id, uint64_t first_index,
-                     bool fine, struct tile **ret_tile)
+                     bool fine, const struct tile *parent, struct tile **ret_tile)
 {
     uint8_t key[32];
     struct store_put_args args = {
         .key = key,
-        .parent = NONE,
+        .parent = parent ? parent->key : NONE,
         .profile = NONE,
         .sequence_id = sequence_id,
         .first_index = first_index,
@@ -110,7 +111,7 @@ static void put_loose(struct world *w, uint32_t i)
     atomic_store(&o->tiles[i].fine, fine ? FINE_THERE : FINE_NONE);
     atomic_store(&o->tiles[i].referenced, 1);
     TELL(o, o->tiles[i].state, crash_planted == PLANT_ACK_EARLY ? TILE_THERE : TILE_PUTTING);
-    r = put_named(w, TILE_NAME(i, o->tiles[i].serial), 0, 0, fine, &w->tiles[i]);
+    r = put_named(w, TILE_NAME(i, o->tiles[i].serial), 0, 0, fine, NULL, &w->tiles[i]);
     need(!r || r == STORE_E_FULL, "put");
     TELL(o, o->tiles[i].state, r ? TILE_NONE : TILE_THERE);
 }
@@ -211,7 +212,8 @@ static int put_full_tiles(struct world *w, uint32_t k, uint64_t id, uint32_t n_a
         bool fine = world_mix(id + i) % 2;
 
         atomic_store(&w->oracle->sequences[k].fine[i], fine ? FINE_THERE : FINE_NONE);
-        r = put_named(w, SEQUENCE_TILE_NAME(id, i), id, i * 128, fine, &q->tiles[i]);
+        r = put_named(w, SEQUENCE_TILE_NAME(id, i), id, i * 128, fine, i ? q->tiles[i - 1] : NULL,
+                      &q->tiles[i]);
         if (r == STORE_E_EXISTS) /* of an append that was cut short */
             r = 0;
         if (r)
@@ -295,8 +297,9 @@ static void append(struct world *w, uint32_t k)
         return;
     }
     TELL(o, o->sequences[k].started, to);
-    if (!q->record)
-        r = write_record(w, q, id, 0);
+    if (!q->record || (q->is_cut && crash_planted != PLANT_CUT_FORGOTTEN))
+        r = write_record(w, q, id, q->n_tiles);
+    q->is_cut = r && q->is_cut;
     if (!r && to / 128 > q->n_tiles)
         r = seal(w, k, id, to);
     else if (!r)
@@ -311,6 +314,71 @@ static void append(struct world *w, uint32_t k)
         TELL(o, o->sequences[k].started, from);
         release(w, k); /* makes room */
     }
+}
+
+/* --- room ------------------------------------------------------------------------------------- */
+
+/* What the store did to a sequence's tiles is told, then the sequence ends where it ends. */
+static void tell_changes(struct world *w, uint32_t k, const struct store_change *changes, size_t n)
+{
+    struct oracle *o = w->oracle;
+    struct sequence *q = &w->sequences[k];
+
+    for (size_t c = 0; c < n; c++)
+        for (uint32_t i = 0; i < q->n_tiles; i++)
+            if (q->tiles[i] == changes[c].tile && !changes[c].is_evicted) {
+                TELL(o, o->sequences[k].fine[i], FINE_NONE);
+                atomic_fetch_add(&o->n_dropped, 1);
+            }
+}
+
+/* The record stays as it is: that tiles are missing is seen from the arena. */
+static void cut(struct world *w, uint32_t k, bool tail_too)
+{
+    struct oracle *o = w->oracle;
+    struct sequence *q = &w->sequences[k];
+    uint32_t n_before = q->n_tiles;
+
+    while (q->n_tiles && tile_is_evicted(q->tiles[q->n_tiles - 1])) {
+        q->n_tiles--;
+        q->tiles[q->n_tiles] = tile_unref(q->tiles[q->n_tiles], false, o->now, NULL);
+        atomic_fetch_add(&o->n_cut, 1);
+    }
+    for (uint32_t i = 0; i < q->n_tiles; i++)
+        need(!tile_is_evicted(q->tiles[i]), "a tile was evicted before those that follow it");
+    if (q->n_tiles == n_before && !tail_too)
+        return;
+    q->tail = tail_free(q->tail, o->now, NULL);
+    q->is_cut = true;
+    if (!q->n_tiles)
+        q->record = record_free(q->record, o->now);
+    TELL(o, o->sequences[k].acked, q->n_tiles * 128);
+    TELL(o, o->sequences[k].started, q->n_tiles * 128);
+}
+
+static void make_room(struct world *w, uint32_t k)
+{
+    struct oracle *o = w->oracle;
+    struct sequence *q = &w->sequences[k];
+    bool may_drop = rng_below(&w->rng, 2), may_evict = !may_drop || rng_below(&w->rng, 2);
+    uint64_t used_bytes = (uint64_t)w->store->extents.n_used * ARENA_PAGE;
+    uint64_t n_bytes =
+        rng_below(&w->rng, 2) ? (1 + rng_below(&w->rng, 4)) * ARENA_PAGE : used_bytes;
+    struct store_change changes[8];
+    size_t n;
+
+    if (!q->n_tiles)
+        return;
+    TELL(o, o->sequences[k].dropping, may_drop);
+    TELL(o, o->sequences[k].cutting, may_evict);
+    store_offer(w->store, q->tiles, q->n_tiles, may_drop, may_evict);
+    n = store_relieve(w->store, used_bytes > n_bytes ? used_bytes - n_bytes : 0, o->now, changes,
+                      ARRAY_SIZE(changes));
+    store_withdraw(w->store, q->tiles, q->n_tiles);
+    tell_changes(w, k, changes, n);
+    cut(w, k, may_evict && !rng_below(&w->rng, 4));
+    TELL(o, o->sequences[k].cutting, 0);
+    TELL(o, o->sequences[k].dropping, 0);
 }
 
 /* --- after a restart -------------------------------------------------------------------------- */
@@ -352,6 +420,7 @@ static void find_sequence(struct world *w, uint32_t k)
     const uint8_t *bytes;
 
     *q = (struct sequence){ 0 };
+    atomic_store(&o->sequences[k].dropping, 0);
     if (o->sequences[k].state != SEQUENCE_NONE)
         q->record = find_record(w, id);
     if (q->record) {
@@ -368,6 +437,7 @@ static void find_sequence(struct world *w, uint32_t k)
                  q->tiles[i]->fine.slot != SLOT_NIL ? FINE_THERE : FINE_NONE);
             q->n_tiles++;
         }
+        q->is_cut = q->n_tiles < n_tiles;
     }
     for (tail = tail_next(w->store, NULL); tail; tail = next) {
         next = tail_next(w->store, tail);
@@ -385,6 +455,7 @@ static void find_sequence(struct world *w, uint32_t k)
         need(!q->tail || !tail_check(q->tail), "tail");
         TELL(o, o->sequences[k].acked, found);
         TELL(o, o->sequences[k].started, found);
+        TELL(o, o->sequences[k].cutting, 0);
     } else if (o->sequences[k].state != SEQUENCE_NONE) {
         release(w, k);
     }
@@ -433,7 +504,7 @@ static void one(struct world *w)
 
     atomic_store(&o->now, o->now + 1);
     atomic_store(&o->in_flight, 1);
-    switch (rng_below(&w->rng, 8)) {
+    switch (rng_below(&w->rng, 9)) {
     case 0:
     case 1:
     case 2:
@@ -446,6 +517,12 @@ static void one(struct world *w)
 
             drop_fine(w, q->tiles[n], &o->sequences[k].fine[n]);
         }
+        break;
+    case 4:
+        for (uint32_t n = 0; n < WORLD_SEQUENCES && !w->sequences[k].n_tiles; n++)
+            k = (k + 1) % WORLD_SEQUENCES;
+        atomic_store(&o->evicting, 1);
+        make_room(w, k);
         break;
     default:
         if (o->tiles[i].state == TILE_NONE) {

@@ -5,9 +5,11 @@
  *
  * Loose tiles come, lose their fine object, and go; sequences grow by tokens as the daemon's do:
  * rows into a tail, full tiles put, then the record's next entry (how many tiles there are), and
- * only then is the old tail freed. The oracle is in memory that survives the process: before each
- * operation it says what may come of it, after it what was acknowledged. So whoever looks at the
- * arena at any moment can say whether it is one of the states that it may be in.
+ * only then is the old tail freed. When room is made they lose fine objects, their tail, and tiles
+ * from their end, as the daemon's do (session_pressure.c), and go on from there. The oracle is in
+ * memory that survives the process: before each operation it says what may come of it, after it
+ * what was acknowledged. So whoever looks at the arena at any moment can say whether it is one of
+ * the states that it may be in.
  *
  * All content is a piece of one pool of random bytes, at a place that follows from the name.
  */
@@ -42,11 +44,12 @@ struct oracle {
     _Atomic uint64_t changes; /* of anything that is told to the outside */
     _Atomic uint64_t epoch;   /* as announced */
     _Atomic uint64_t now;
-    _Atomic int opening;    /* a store is being attached, and the world looked through */
-    _Atomic int announced;  /* since the last attach began */
-    _Atomic int evicting;   /* unreferenced tiles may go */
-    _Atomic int in_flight;  /* an operation is under way */
-    _Atomic uint64_t n_ops; /* done, ever */
+    _Atomic int opening;               /* a store is being attached, and the world looked through */
+    _Atomic int announced;             /* since the last attach began */
+    _Atomic int evicting;              /* unreferenced tiles may go */
+    _Atomic int in_flight;             /* an operation is under way */
+    _Atomic uint64_t n_dropped, n_cut; /* by making room: fine objects, tiles */
+    _Atomic uint64_t n_ops;            /* done, ever */
     uint64_t seed;
     uint64_t poked_slot, poked_word; /* damaged by the test: torn until somebody frees it */
     struct {
@@ -56,7 +59,8 @@ struct oracle {
     struct {
         _Atomic uint32_t serial;
         _Atomic uint8_t state;
-        _Atomic uint32_t acked, started; /* tokens */
+        _Atomic uint32_t acked, started;   /* tokens */
+        _Atomic uint8_t dropping, cutting; /* room is being made: any fine object, or the end */
         _Atomic uint8_t fine[WORLD_SEQUENCE_TILES];
     } sequences[WORLD_SEQUENCES];
     struct {

@@ -129,11 +129,34 @@ static struct tail *tail_of(struct store *s, uint64_t id, uint64_t first_index)
     return t;
 }
 
+/* A sequence ends where its first tile is missing: what has been announced, or is being done, says
+ * whether one may be. */
+static uint32_t count_tiles(struct store *s, const struct world_size *size, struct oracle *o,
+                            uint32_t k, uint32_t n_tiles, struct verdict *v)
+{
+    uint64_t id = SEQUENCE_ID(k, o->sequences[k].serial);
+    uint32_t n_there = 0;
+
+    for (uint32_t i = 0; i < n_tiles; i++) {
+        const struct tile *t = find(s, SEQUENCE_TILE_NAME(id, i));
+        int fine = o->sequences[k].fine[i];
+
+        if (!t)
+            continue;
+        v->mixed += n_there < i; /* behind one that is missing */
+        n_there += n_there == i;
+        if (o->sequences[k].dropping && fine == FINE_THERE)
+            fine = FINE_DROPPING;
+        check_tile(s, size, SEQUENCE_TILE_NAME(id, i), t, fine, v);
+    }
+    return n_there;
+}
+
 static void check_sequence(struct store *s, const struct world_size *size, struct oracle *o,
                            uint32_t k, struct verdict *v)
 {
     uint64_t id = SEQUENCE_ID(k, o->sequences[k].serial), n, room, n_tiles;
-    uint32_t acked = o->sequences[k].acked, started = o->sequences[k].started, found;
+    uint32_t acked = o->sequences[k].acked, started = o->sequences[k].started, found, n_there;
     struct record *record = record_of(s, id);
     const uint8_t *bytes;
     struct tail *tail;
@@ -143,7 +166,7 @@ static void check_sequence(struct store *s, const struct world_size *size, struc
         return;
     }
     if (!record) {
-        v->lost += acked > 0;
+        v->lost += acked > 0 && !o->sequences[k].cutting;
         return;
     }
     if (record_bytes(record, &bytes, &n, &room) || n % 8) {
@@ -155,17 +178,13 @@ static void check_sequence(struct store *s, const struct world_size *size, struc
         v->torn++;
         return;
     }
-    for (uint64_t i = 0; i < n_tiles; i++) {
-        const struct tile *t = find(s, SEQUENCE_TILE_NAME(id, i));
-
-        v->lost += !t;
-        if (t)
-            check_tile(s, size, SEQUENCE_TILE_NAME(id, i), t, o->sequences[k].fine[i], v);
-    }
-    tail = tail_of(s, id, n_tiles * 128);
+    n_there = count_tiles(s, size, o, k, (uint32_t)n_tiles, v);
+    tail = n_there == n_tiles ? tail_of(s, id, n_tiles * 128) : NULL;
     if (tail && !rows_right(tail, id, (uint32_t)n_tiles * 128, size->row_bytes))
         v->torn++;
-    found = (uint32_t)n_tiles * 128 + (tail ? tail_n_tokens(tail) : 0);
+    found = n_there * 128 + (tail ? tail_n_tokens(tail) : 0);
+    if (o->sequences[k].cutting && found <= acked && (found == acked || !tail))
+        return; /* so far it has been cut by now */
     if (found < acked)
         v->lost++;
     else if (found != acked && found != started)

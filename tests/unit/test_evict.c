@@ -250,6 +250,29 @@ static void test_recovered(void **state)
     evict_deinit(&e);
 }
 
+/* A recovered tile does not go before one that follows it, whichever is due first. */
+static void test_recovered_chain(void **state)
+{
+    struct evict e = new_evict(N);
+
+    (void)state;
+    for (uint32_t i = 0; i < 3; i++) {
+        evict_recover(&e, i, 1, BYTES);
+        evict_line_up(&e, i, i, 3);
+    }
+    for (int again = 0; again < 2; again++) { /* said twice, it is the same */
+        evict_follow(&e, 1, 0);
+        evict_follow(&e, 2, 1);
+    }
+    evict_follow(&e, 7, 2); /* which is not there */
+    assert_int_equal(take(&e), 2);
+    assert_int_equal(take(&e), 1);
+    evict_follow(&e, 0, 1); /* nor is 1, by now */
+    assert_int_equal(take(&e), 0);
+    assert_int_equal(take(&e), EVICT_NONE);
+    evict_deinit(&e);
+}
+
 /* --- traces ----------------------------------------------------------------------------------- */
 
 /* The figures of tests/bench/evict, smaller: never less than LRU avoids; of chats a tenth more. */
@@ -280,7 +303,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_chains),    cmocka_unit_test(test_orphans),
         cmocka_unit_test(test_answers),   cmocka_unit_test(test_random),
-        cmocka_unit_test(test_recovered), cmocka_unit_test(test_traces),
+        cmocka_unit_test(test_recovered), cmocka_unit_test(test_recovered_chain),
+        cmocka_unit_test(test_traces),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
