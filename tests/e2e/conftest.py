@@ -8,7 +8,7 @@ import re
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 import pytest  # noqa: E402
-from frame import Daemon  # noqa: E402
+from frame import Daemon, Proxy  # noqa: E402
 
 
 def pytest_configure(config):
@@ -44,6 +44,14 @@ def daemon(make_daemon):
     """One daemon for the module: paths in grpc_path, side_path, config."""
     return make_daemon({"tenant test": {"arena_bytes": "64M", "staging_bytes": "4M",
                                         "staging_total_bytes": "16M"}})
+
+
+@pytest.fixture
+def proxy(daemon):
+    """A connection to the daemon that can be cut and refused."""
+    proxy = Proxy(daemon.grpc_path)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import time
 import grpc
 import numpy
 import pytest
-from frame import Proxy, wait_until
+from frame import wait_until
 from rpc import (HEAD_DIM, N_HEADS, N_LAYERS, Refusal, Stubs, calibrate_requests, geometry, open_channel,
                  random_numbers, refused, tensor_of)
 
@@ -261,13 +261,6 @@ def test_parked_for_so_long(api, make_daemon, numbers):
 
 
 # --- the Python client ----------------------------------------------------------------------------
-
-@pytest.fixture
-def proxy(daemon):
-    proxy = Proxy(daemon.grpc_path)
-    yield proxy
-    proxy.close()
-
 
 def test_python_goes_on_by_itself(api, stubs, proxy):
     """Cut twice while it sends and once while the daemon trains."""

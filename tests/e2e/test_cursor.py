@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from frame import Proxy, wait_until
+from frame import wait_until
 from rpc import Stubs, open_channel
 
 pytest.importorskip("grpc")
@@ -17,13 +17,6 @@ HISTORY = 64
 @pytest.fixture
 def daemon(make_daemon):
     return make_daemon({"daemon": {"event_history": HISTORY}})
-
-
-@pytest.fixture
-def proxy(daemon):
-    proxy = Proxy(daemon.grpc_path)
-    yield proxy
-    proxy.close()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("grpc")
 import grpc  # noqa: E402
 import numpy as np  # noqa: E402
-from frame import Proxy, wait_until  # noqa: E402
+from frame import wait_until  # noqa: E402
 from rpc import append_request, open_channel, random_numbers, refused, tensor_of  # noqa: E402
 
 LAYERS, HEADS, DIM = 2, 2, 32
@@ -202,13 +202,6 @@ def test_read_in_chunks(api, stubs, profile_id):
 
 
 # --- the Python client ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def proxy(daemon):
-    proxy = Proxy(daemon.grpc_path)
-    yield proxy
-    proxy.close()
 
 
 @pytest.fixture
