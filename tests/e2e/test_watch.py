@@ -140,7 +140,6 @@ def test_two_watchers_of_which_one_is_slow(api, daemon, stubs, profile_id, watch
             stubs.kv.Release(api.ReleaseRequest(sequence_id=create(api, stubs, profile_id)))
         events = [next(fast) for _ in range(n)]
         assert fast.message.lost == 0
-        assert stubs.monitor.GetStatus(api.GetStatusRequest()).subscriber_lag_events > 0
         for event in slow:
             if event.seq >= events[-1].seq:
                 break
