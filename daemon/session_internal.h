@@ -143,7 +143,7 @@ struct sequence {
     uint64_t position_base;
     uint8_t scope[KEY_BYTES]; /* what, beside token ids, makes keys different */
     uint64_t owner;           /* the client that created it, 0: nobody */
-    bool owner_gone, released;
+    bool owner_gone, released, was_trimmed;
     uint64_t fork_origin;          /* 0: it is no fork */
     bool keeps_fine, keeps_tokens; /* see session_pressure.h */
     bool is_offered;               /* to be made worse or shorter, while room is made */
@@ -157,7 +157,7 @@ struct sequence {
     struct tail_holder *tail;        /* NULL when n_tokens is a multiple of 128 */
     struct store_object tail_object; /* as of the last commit */
     uint32_t tail_dtype;
-    struct record_tail tail_mark; /* version of the next tail, too; each trim has another */
+    struct record_tail tail_mark; /* version of the next tail, too; each trim and cut has another */
     uint32_t *token_ids;          /* of the leading tokens, until the first append without ids */
     size_t n_token_ids, token_ids_capacity;
     uint64_t private_id;         /* keys of the next tiles without ids are made with it */

@@ -110,26 +110,48 @@ static void note_drops(struct relief *r, struct sequence *sequence)
     }
 }
 
+/* Where tiles are missing the next process sees it; that a tail is missing nothing else would say.
+ * Without room for it the next append says so. */
+static void record_cut(struct sequence *sequence)
+{
+    const struct record_change change = { .has_tail = true,
+                                          .tail = sequence->tail_mark,
+                                          .has_seal = true,
+                                          .n_tiles = sequence->n_tiles,
+                                          .generation = sequence->generation };
+    uint8_t *bytes;
+    size_t n;
+
+    if (!sequence->record || record_pack_change(&change, &bytes, &n))
+        return;
+    (void)!record_grow(sequence->record, bytes, n);
+    free(bytes);
+}
+
 /* Its tail goes, and tiles that have gone already. Of one that nothing is left of the record goes,
- * too: for a later process it never was. */
+ * too: for a later process it never was. The next tail has another version: if a reader still holds
+ * this one when the process is killed, the next process finds both. */
 static void cut(struct relief *r, struct sequence *sequence)
 {
     struct event event = { .kind = EVENT_TOKENS_EVICTED,
                            .tenant = r->tenant->index,
                            .id = sequence->entry.id };
-    uint64_t n_before = sequence->n_tokens;
+    uint64_t n_before = sequence->n_tokens, n_tiles_before = sequence->n_tiles;
 
     while (sequence->n_tiles && tile_is_evicted(sequence->tiles[sequence->n_tiles - 1])) {
         tile_unref(sequence->tiles[--sequence->n_tiles], false, r->now_ns, NULL);
         sequence->generation++;
     }
     sequence->generation += sequence->tail != NULL;
+    sequence->tail_mark = (struct record_tail){ sequence->tail_mark.version + 1, 0 };
     if (sequence->n_evicted_end < n_before)
         sequence->n_evicted_end = n_before;
     sequence_shorten(sequence, &r->tails);
     if (!sequence->n_tokens && r->n_records < MAX_CHANGES) {
         r->records[r->n_records++] = steal_ptr(sequence->record);
         sequence->n_recorded_ids = 0;
+    } else if (sequence->n_tiles == n_tiles_before) {
+        record_cut(sequence);
     }
     event.a = sequence->n_tokens;
     event.b = n_before - sequence->n_tokens;

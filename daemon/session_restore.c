@@ -181,6 +181,7 @@ static struct sequence *sequence_of(struct restore *r, const struct record_conte
     sequence->generation = content->generation;
     sequence_set_pin(sequence, pin_until(content->pinned_until_ns));
     sequence->tail_mark = content->tail;
+    sequence->was_trimmed = content->tail.version != 0;
     sequence->makers = content->makers;
     sequence->n_makers = sequence->makers_capacity = content->n_makers;
     /* those of an append that was cut short are not to be taken for those of the next one */

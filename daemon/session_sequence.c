@@ -223,7 +223,7 @@ int sequence_enter(struct sequence *sequence, struct turn *turn, bool *ret_begin
 static bool is_unused(const struct sequence *sequence, uint64_t now_ns)
 {
     return sequence->n_tokens == sequence->n_adopted_tokens && !sequence->fork_origin &&
-           !sequence->tail_mark.version && !sequence_pinned(sequence, now_ns);
+           !sequence->was_trimmed && !sequence_pinned(sequence, now_ns);
 }
 
 bool sequence_is_orphan(const struct sequence *sequence, uint64_t now_ns)

@@ -52,6 +52,7 @@ static void publish(struct sequence *sequence, const struct cut *cut,
     *ret_leftover = (struct leftover){ sequence->tail, sequence->n_tiles, sequence->n_token_ids };
     sequence->tail = tail;
     sequence->tail_mark = *mark;
+    sequence->was_trimmed = true;
     sequence->tail_dtype = cut->dtype;
     sequence->tail_object = (struct store_object){ .ref.slot = NO_SLOT };
     if (tail)

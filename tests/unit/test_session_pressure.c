@@ -168,6 +168,72 @@ static void test_goes_on(void **state)
     free(rows);
 }
 
+/* As a reader does who is just reading it all. */
+static struct tail_holder *hold_all(struct fixture *f, uint64_t id, struct tenant **ret_tenant)
+{
+    struct sequence *sequence;
+    struct tail_holder *holder;
+
+    session_lock(f->session);
+    sequence = sequence_find(f->session, 0, id);
+    assert_non_null(sequence);
+    holder = sequence->tail;
+    holder->refs++;
+    for (size_t i = 0; i < sequence->n_tiles; i++)
+        tile_hold(sequence->tiles[i]);
+    *ret_tenant = sequence->tenant;
+    session_unlock(f->session);
+    return holder;
+}
+
+/* The next process knows what was announced of a tail that was cut, and that it is. */
+static void test_cut_tail_is_recorded(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t id = create(f, NULL, 0, 0), generation;
+    struct tail_holder *holder;
+    struct tenant *tenant;
+
+    set_cold(f, 0);
+    generation = append(f, id, 0, DPQ_TILE_TOKENS + 20, false).generation;
+    holder = hold_all(f, id, &tenant);
+    pressure_relieve(tenant, 1, session_now_ns());
+    assert_int_equal(read_run(f, id, 0, 0, NULL).generation, generation + 1);
+    free(holder);
+    restart(f);
+    assert_int_equal(read_run(f, id, 0, 0, NULL).generation, generation + 1);
+    assert_int_equal(append(f, id, DPQ_TILE_TOKENS, 20, false).generation, generation + 1);
+}
+
+/* A tail that was cut is in the arena for as long as somebody reads it. A process that finds it
+ * beside what was appended in its place serves what was appended. */
+static void test_cut_tail_is_held(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t other = create_kept(f, true, true), id = create(f, NULL, 0, 0), generation;
+    float *rows = malloc(20 * ROW_BYTES), *input = f->input;
+    struct tail_holder *holder;
+    struct tenant *tenant;
+    struct session_read read;
+
+    set_cold(f, 0);
+    append(f, other, 0, 20, false);
+    append(f, id, 0, DPQ_TILE_TOKENS + 20, false);
+    holder = hold_all(f, id, &tenant);
+    pressure_relieve(tenant, 1, session_now_ns());
+    release_run(f, other, true); /* the next tail has a slot before that of the one that is held */
+    f->input += 500 * ROW_NUMBERS - DPQ_TILE_TOKENS * ROW_NUMBERS;
+    generation = append(f, id, DPQ_TILE_TOKENS, 20, false).generation;
+    f->input = input;
+    free(holder); /* its reader ends with the process; the tail stays */
+    restart(f);
+    read = read_run(f, id, DPQ_TILE_TOKENS, 20, rows);
+    assert_int_equal(read.error.code, SESSION_OK);
+    assert_memory_equal(rows, input + 500 * ROW_NUMBERS, 20 * ROW_BYTES);
+    assert_true(read.generation >= generation);
+    free(rows);
+}
+
 /* What was created to be kept is: then the next one waits. */
 static void test_kept(void **state)
 {
@@ -217,6 +283,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_announced, fixture_setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(test_goes_on, kept_setup, kept_teardown),
+        cmocka_unit_test_setup_teardown(test_cut_tail_is_held, kept_setup, kept_teardown),
+        cmocka_unit_test_setup_teardown(test_cut_tail_is_recorded, kept_setup, kept_teardown),
         cmocka_unit_test_setup_teardown(test_kept, kept_setup, kept_teardown),
         cmocka_unit_test_setup_teardown(test_warm, fixture_setup, fixture_teardown),
     };
