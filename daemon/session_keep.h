@@ -27,6 +27,12 @@ void arena_close(struct tenant *tenant);
 int restore_sequences(struct tenant *tenant) _must_check_;
 
 /**
+ * sequence_note() - as sequence_write(), if there is a record and it has room
+ * Neither waits nor makes room, so the session may be locked. STORE_E_FULL: also without a record.
+ */
+int sequence_note(struct sequence *sequence, const struct record_change *change) _must_check_;
+
+/**
  * sequence_write() - what a change says is in the sequence's record when this returns
  * Makes the record with the first change, and writes it anew when it has no room.
  * Thread: whose turn it is.

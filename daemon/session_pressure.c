@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "daemon/hub.h"
+#include "daemon/session_keep.h"
 #include "lib/base/error.h"
 
 enum {
@@ -119,13 +120,8 @@ static void record_cut(struct sequence *sequence)
                                           .has_seal = true,
                                           .n_tiles = sequence->n_tiles,
                                           .generation = sequence->generation };
-    uint8_t *bytes;
-    size_t n;
 
-    if (!sequence->record || record_pack_change(&change, &bytes, &n))
-        return;
-    (void)!record_grow(sequence->record, bytes, n);
-    free(bytes);
+    (void)!sequence_note(sequence, &change);
 }
 
 /* Its tail goes, and tiles that have gone already. Of one that nothing is left of the record goes,

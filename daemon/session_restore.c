@@ -84,22 +84,29 @@ static int write_anew(struct sequence *sequence, const struct record_change *cha
     return 0;
 }
 
+int sequence_note(struct sequence *sequence, const struct record_change *change)
+{
+    uint8_t *bytes = NULL;
+    size_t n = 0;
+    int r;
+
+    if (!sequence->record)
+        return STORE_E_FULL;
+    r = record_pack_change(change, &bytes, &n);
+    if (r)
+        return error_fold(r);
+    r = n ? record_grow(sequence->record, bytes, n) : 0;
+    free(bytes);
+    if (!r && change->has_ids)
+        sequence->n_recorded_ids = change->first_token + change->n_ids;
+    return r;
+}
+
 int sequence_write(struct sequence *sequence, const struct record_change *change, uint64_t now_ns)
 {
     uint64_t wanted_bytes = 2 * sizeof(uint32_t) * (sequence->n_token_ids + change->n_ids);
-    uint8_t *bytes = NULL;
-    size_t n = 0;
-    int r = STORE_E_FULL;
+    int r = sequence_note(sequence, change);
 
-    if (sequence->record) {
-        r = record_pack_change(change, &bytes, &n);
-        if (r)
-            return error_fold(r);
-        r = n ? record_grow(sequence->record, bytes, n) : 0;
-        free(bytes);
-        if (!r && change->has_ids)
-            sequence->n_recorded_ids = change->first_token + change->n_ids;
-    }
     if (r != STORE_E_FULL)
         return r;
     do
