@@ -4,14 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include "daemon/config.h"
 #include "daemon/life.h"
 #include "daemon/log.h"
 #include "daemon/options.h"
 #include "lib/base/error.h"
-#include "lib/store/memory.h"
 
 enum { MAX_OPEN_FILES = 65536 };
 

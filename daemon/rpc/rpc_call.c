@@ -255,18 +255,6 @@ bool rpc_call_is_dead(const struct rpc_call *call)
     return __atomic_load_n(&call->is_dead, __ATOMIC_RELAXED);
 }
 
-void rpc_call_send_headers(struct rpc_call *call)
-{
-    grpc_op op;
-
-    pthread_mutex_lock(&call->mutex);
-    if (!call->finished && add_headers(call, &op)) {
-        call->sending = true;
-        start(call, &op, 1, &call->on_sent);
-    }
-    pthread_mutex_unlock(&call->mutex);
-}
-
 void rpc_call_send(struct rpc_call *call, const ProtobufCMessage *message)
 {
     rpc_call_send_buffer(call, rpc_message_pack(message));

@@ -130,9 +130,6 @@ bool rpc_call_is_dead(const struct rpc_call *call);
 /* --- streams; the completion-queue thread, or the one job that is under way for the call -------
  */
 
-/** rpc_call_send_headers() - at once, so that a client knows that it is heard */
-void rpc_call_send_headers(struct rpc_call *call);
-
 /** rpc_call_send() - one message of a stream; not while call->sending */
 void rpc_call_send(struct rpc_call *call, const ProtobufCMessage *message);
 

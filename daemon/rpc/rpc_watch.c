@@ -193,15 +193,17 @@ static bool refuse(struct rpc_call *call, uint32_t queue)
 {
     uint32_t n = 0;
 
-    for (struct rpc_watcher *w = call->server->watchers.first; w; w = w->next)
-        n += w->call->tenant == call->tenant;
-    if (queue > MAX_QUEUE)
+    if (queue > MAX_QUEUE) {
         rpc_call_refuse(call, SESSION_INVALID_ARGUMENT, "QUEUE", "queue %u is more than %d events",
                         queue, MAX_QUEUE);
-    else if (n >= MAX_WATCHERS)
-        rpc_call_refuse(call, SESSION_RESOURCE_EXHAUSTED, "LIMIT", "the tenant has %u subscribers",
-                        n);
-    return queue > MAX_QUEUE || n >= MAX_WATCHERS;
+        return true;
+    }
+    for (struct rpc_watcher *w = call->server->watchers.first; w; w = w->next)
+        n += w->call->tenant == call->tenant;
+    if (n < MAX_WATCHERS)
+        return false;
+    rpc_call_refuse(call, SESSION_RESOURCE_EXHAUSTED, "LIMIT", "the tenant has %u subscribers", n);
+    return true;
 }
 
 static void join(struct rpc_watchers *watchers, struct rpc_watcher *watcher)
