@@ -6,7 +6,7 @@
 
 #include <stdio.h>
 
-enum { HUGE_BYTES = 2 << 20, N_PLACES = 16 };
+enum { N_PLACES = 16 };
 
 static void touch(const struct map *map, uint64_t step)
 {
@@ -41,13 +41,13 @@ static uint64_t mapped_huge(const struct map *map)
 
 uint64_t huge_bytes(const struct map *map)
 {
-    uint64_t n_pages = map->n_bytes / HUGE_BYTES;
+    uint64_t n_pages = map->n_bytes / MAP_HUGE_BYTES;
 
     if (!n_pages)
         return 0;
-    touch(map, (n_pages + N_PLACES - 1) / N_PLACES * HUGE_BYTES);
+    touch(map, (n_pages + N_PLACES - 1) / N_PLACES * MAP_HUGE_BYTES);
     if (!mapped_huge(map))
         return 0;
-    touch(map, HUGE_BYTES);
+    touch(map, MAP_HUGE_BYTES);
     return mapped_huge(map);
 }

@@ -38,7 +38,6 @@
 enum {
     MUCH_BYTES = 8 << 20, /* from here on huge pages are worth it */
     PAGE_BYTES = 4096,
-    HUGE_BYTES = 2 << 20,
     SIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW,
     TMPFS = 0x01021994, /* f_type; of memfds as well */
 };
@@ -75,23 +74,23 @@ static void *map_shared(uint64_t n_bytes, int protection, int flags, int fd)
     uint64_t whole = align_up(n_bytes, PAGE_BYTES);
     uint8_t *room, *at;
 
-    if (n_bytes < HUGE_BYTES)
+    if (n_bytes < MAP_HUGE_BYTES)
         return mmap(NULL, n_bytes, protection, flags, fd, 0);
-    room = mmap(NULL, whole + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                -1, 0);
+    room = mmap(NULL, whole + MAP_HUGE_BYTES, PROT_NONE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (room == MAP_FAILED) /* no room for that much, but for the memory alone, perhaps */
         return mmap(NULL, n_bytes, protection, flags, fd, 0);
-    at = room + (HUGE_BYTES - (uintptr_t)room % HUGE_BYTES) % HUGE_BYTES;
+    at = room + (MAP_HUGE_BYTES - (uintptr_t)room % MAP_HUGE_BYTES) % MAP_HUGE_BYTES;
     if (mmap(at, n_bytes, protection, flags | MAP_FIXED, fd, 0) == MAP_FAILED) {
         int error = errno;
 
-        munmap(room, whole + HUGE_BYTES);
+        munmap(room, whole + MAP_HUGE_BYTES);
         errno = error;
         return MAP_FAILED;
     }
     if (at > room)
         munmap(room, (size_t)(at - room));
-    munmap(at + whole, HUGE_BYTES - (size_t)(at - room));
+    munmap(at + whole, MAP_HUGE_BYTES - (size_t)(at - room));
     return at;
 }
 
@@ -177,7 +176,7 @@ int map_create_sealed(const char *name, const void *bytes, uint64_t n_bytes, str
  */
 int map_make_huge(const struct map *map)
 {
-    uint64_t n_bytes = map->n_bytes / HUGE_BYTES * HUGE_BYTES;
+    uint64_t n_bytes = map->n_bytes / MAP_HUGE_BYTES * MAP_HUGE_BYTES;
 
     if (!n_bytes)
         return -EINVAL;

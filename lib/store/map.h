@@ -24,6 +24,8 @@ struct map {
         .fd = -1 \
     }
 
+enum { MAP_HUGE_BYTES = 2 << 20 }; /* a huge page */
+
 /** map_available_bytes() - what can be had without swapping or killing anybody: of the machine, and
  *  of the control groups that this process is in. map_create() refuses more than this. */
 uint64_t map_available_bytes(void);

@@ -213,8 +213,9 @@ void fine_list_add(struct tile *tile);
 void fine_list_remove(struct tile *tile);
 
 /**
- * relief_free_cached() - free a fine object or a tile that nobody refers to; the owner has been
- * told What its owners offer stays: see store_relieve(). Return: false, there is none that may go.
+ * relief_free_cached() - free a fine object or a tile that nobody refers to, and tell of it
+ * What its owners offer stays: see store_relieve().
+ * Return: false, there is none that may go.
  */
 bool relief_free_cached(struct store *store, uint64_t now_ns);
 
