@@ -159,6 +159,7 @@ static void read_chunk(struct session_read_stream *stream, struct session_chunk 
     session_error_clear(&part.error);
     if (!reading_turn(&part.loop, 0, worker))
         chunk->error = part.error;
+    chunk->is_dropped = op.n_dropped_tokens;
 }
 
 /* the next chunk begins behind this one */

@@ -47,8 +47,8 @@ struct session_chunk {
     struct session_error error;
     uint64_t first_token;
     uint32_t n_tokens, first_layer, n_layers;
-    bool is_coded;
-    void *bytes; /* [layer][kind][head][token][dim]; malloc'ed, the caller's */
+    bool is_coded, is_dropped; /* is_dropped: of the tile a fine plane was made, and dropped */
+    void *bytes;               /* [layer][kind][head][token][dim]; malloc'ed, the caller's */
     uint64_t n_bytes;
 };
 /** session_read_next() - the next chunk; one at a time

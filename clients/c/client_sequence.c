@@ -132,6 +132,7 @@ int dpq_client_read(struct dpq_client *client, const struct dpq_client_read_args
         *ret_read = (struct dpq_client_was_read){
             .generation = reply->generation,
             .n_coded_tokens = reply->n_coded_tokens,
+            .n_dropped_tokens = reply->n_dropped_tokens,
         };
     return 0;
 }

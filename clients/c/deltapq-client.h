@@ -161,7 +161,8 @@ struct dpq_client_read_args {
 
 struct dpq_client_was_read {
     uint64_t generation;
-    uint64_t n_coded_tokens; /* decoded from tiles; the rest is raw */
+    uint64_t n_coded_tokens;   /* decoded from tiles; the rest is raw */
+    uint64_t n_dropped_tokens; /* of these, whose fine plane was made, and dropped */
 };
 
 /** dpq_client_read() - let the daemon decode. @ret_read: may be NULL */

@@ -41,6 +41,7 @@ static void rpc_read_stream_done(struct session_chunk *chunk)
     reply.first_layer = chunk->first_layer;
     reply.n_layers = chunk->n_layers;
     reply.is_coded = chunk->is_coded;
+    reply.is_dropped = chunk->is_dropped;
     reply.generation = state->generation;
     if (chunk->error.code == SESSION_OK)
         rpc_call_send_buffer(

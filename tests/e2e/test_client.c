@@ -208,7 +208,7 @@ static uint8_t *read_staging(struct run *run)
 
     memset(output, 0xee, run->n_bytes);
     if (!ok(!dpq_client_read(run->client, &args, &was_read, &error) &&
-                was_read.n_coded_tokens == 3 * 128,
+                was_read.n_coded_tokens == 3 * 128 && !was_read.n_dropped_tokens,
             "Read into staging"))
         bail_out("nothing to compare with");
     ok(!memcmp(output + tiles, run->input + tiles, run->n_bytes - tiles),

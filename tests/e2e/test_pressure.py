@@ -179,12 +179,41 @@ def test_figures(api, stubs, filled):
     assert status.objects_corrupt == 0
 
 
+def n_dropped_in_stream(api, stubs, sequence_id, n_tokens):
+    chunks = list(stubs.kv.ReadStream(api.ReadStreamRequest(sequence_id=sequence_id, n_tokens=n_tokens,
+                                                            dtype=1), timeout=60))
+    assert all(c.is_coded for c in chunks if c.is_dropped)
+    return sum(c.n_tokens for c in chunks if c.is_dropped)
+
+
 def test_dropped_is_marked(api, stubs, filled):
     watcher, written, _ = filled
     ends = {s: watcher.ends.get(s, N_TOKENS) for s in written}
-    replies = [read(api, stubs, s, n)[0] for s, n in ends.items() if n]
-    assert any(r.n_dropped_tokens for r in replies)
-    assert all(r.n_dropped_tokens <= r.n_coded_tokens for r in replies)
+    replies = {s: read(api, stubs, s, n)[0] for s, n in ends.items() if n}
+    assert any(r.n_dropped_tokens for r in replies.values())
+    assert any(r.n_dropped_tokens == 0 for r in replies.values())
+    assert all(r.n_dropped_tokens <= r.n_coded_tokens for r in replies.values())
+    for sequence, reply in replies.items():
+        assert n_dropped_in_stream(api, stubs, sequence, ends[sequence]) == reply.n_dropped_tokens
+
+
+def test_python_client_sees_the_mark(api, daemon, stubs, profile_id, filled):
+    deltapq = pytest.importorskip("deltapq")
+    watcher, written, _ = filled
+    ends = {s: watcher.ends.get(s, N_TOKENS) for s in written}
+    with deltapq.Client(daemon.grpc_path, staging_bytes=0) as client:
+        geometry = client.geometry(profile_id)
+        for sequence_id, n in ends.items():
+            if not n:
+                continue
+            sequence = deltapq.Sequence(sequence_id, profile_id, geometry, n_tokens=n)
+            n_dropped = 0
+            with client.read_stream(sequence, dtype="f16") as chunks:
+                for first, _, array in chunks:
+                    n_dropped += chunks.is_dropped * array.shape[3]
+                    assert chunks.is_coded == (first < n // 128 * 128)
+            assert chunks.generation == watcher.generations.get(sequence_id, 0)
+            assert n_dropped == read(api, stubs, sequence_id, n)[0].n_dropped_tokens
 
 
 def test_kept_sequences_make_others_wait(api, stubs, profile_id, filled):

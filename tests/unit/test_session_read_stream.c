@@ -125,6 +125,40 @@ static void test_one_state(void **state)
     free(rows);
 }
 
+static void drop_fine(struct fixture *f, uint64_t sequence_id, size_t i)
+{
+    session_lock(f->session);
+    assert_int_equal(
+        tile_drop_fine(sequence_find(f->session, 0, sequence_id)->tiles[i], session_now_ns(), NULL),
+        0);
+    session_unlock(f->session);
+}
+
+/* chunks say of which tile the fine plane is gone; not that it was not wanted */
+static void test_dropped(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t id = create(f, NULL, 0, 0);
+
+    append(f, id, 0, 300, false);
+    drop_fine(f, id, 1);
+    for (int base_only = 0; base_only < 2; base_only++) {
+        struct session_read_open op = { .sequence_id = id, .n_tokens = 300 };
+        struct session_read_stream *stream;
+        struct session_chunk chunk = { 0 };
+
+        op.base_only = base_only;
+        op.max_chunk_bytes = 128 * CELL * 4; /* one layer each */
+        assert_int_equal(session_read_open(f->session, &op, &stream), 0);
+        while (next(stream, &chunk)) {
+            assert_int_equal(chunk.error.code, SESSION_OK);
+            assert_int_equal(chunk.is_dropped, chunk.first_token == 128);
+            free(chunk.bytes);
+        }
+        session_read_close(stream);
+    }
+}
+
 static void assert_refused(struct fixture *f, struct session_read_open op, const char *reason)
 {
     struct session_read_stream *stream = NULL;
@@ -174,6 +208,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(test_chunks),
         FIXTURE_TEST(test_one_state),
+        FIXTURE_TEST(test_dropped),
         FIXTURE_TEST(test_refused),
     };
 

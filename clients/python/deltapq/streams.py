@@ -160,10 +160,15 @@ class Appender:
 
 class Chunks:
     """An iterator over what ReadStream sends: (first token, first layer, array [layers, 2, heads, tokens,
-    head_dim]). It is read no faster than it is iterated over; cancel(), or leaving a with block, ends it."""
+    head_dim]). It is read no faster than it is iterated over; cancel(), or leaving a with block, ends it.
+
+    Of what it gave last: is_coded, it is from a tile, hence approximate, else raw; is_dropped, and of that
+    tile a fine plane was made, and dropped for want of room; generation, of the sequence, as of the
+    beginning."""
 
     def __init__(self, stub, sequence, request: kv.ReadStreamRequest, dtype: str, timeout: float):
         self._geometry, self._dtype = sequence.geometry, NUMPY[dtype]
+        self.is_coded, self.is_dropped, self.generation = False, False, 0
         self._call = stub.ReadStream(request, timeout=timeout)
 
     def __iter__(self):
@@ -173,6 +178,7 @@ class Chunks:
         g = self._geometry
         with refusals():
             reply = next(self._call)
+        self.is_coded, self.is_dropped, self.generation = reply.is_coded, reply.is_dropped, reply.generation
         shape = reply.n_layers, 2, g.n_kv_heads, reply.n_tokens, g.head_dim
         return reply.first_token, reply.first_layer, np.frombuffer(reply.inline_data, self._dtype).reshape(shape)
 
