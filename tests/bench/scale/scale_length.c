@@ -1,0 +1,137 @@
+/*
+ * What a token costs by how many there are
+ *
+ * For each length n, in each round: one Append of n tokens to an empty sequence, one Read of all of
+ * them, then one Append of a tile behind them and one Read of it. If nothing depends on n but the
+ * work itself, the time a token takes does not, and the line through the logarithms is level. A
+ * call's own cost, spread over few tokens, makes it fall.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "tests/bench/scale/scale.h"
+
+enum { FILL_TOKENS = 2048, TILE = DPQ_TILE_TOKENS, N_FILLERS = 4 };
+
+enum { ALL_APPEND, ALL_READ, TILE_APPEND, TILE_READ, N_COSTS };
+
+static const char *const COSTS[] = { "Append of n", "Read of n", "Append of a tile at n",
+                                     "Read of a tile at n" };
+
+/* Sequences that are kept, until so many bytes of the arena are in use. */
+static void fill(struct scale_client *c)
+{
+    struct dpq_client_status status;
+
+    for (scale_status(c, &status); (double)status.arena_used_bytes < c->argument;
+         scale_status(c, &status))
+        scale_append(c, scale_create(c), 0, FILL_TOKENS);
+}
+
+/* µs a token; x says of what, and of how many */
+static void note(struct scale_client *c, int cost, double n, double seconds, uint32_t n_tokens)
+{
+    scale_point(c, n * N_COSTS + cost, 1e6 * seconds / n_tokens);
+}
+
+static void measure_one(struct scale_client *c, uint32_t n)
+{
+    uint64_t id = scale_create(c);
+    double t = scale_now();
+
+    scale_append(c, id, 0, n);
+    note(c, ALL_APPEND, n, scale_now() - t, n);
+    t = scale_now();
+    scale_append(c, id, n, TILE);
+    note(c, TILE_APPEND, n, scale_now() - t, TILE);
+    t = scale_now();
+    scale_read(c, id, 0, n);
+    note(c, ALL_READ, n, scale_now() - t, n);
+    t = scale_now();
+    scale_read(c, id, n, TILE);
+    note(c, TILE_READ, n, scale_now() - t, TILE);
+    scale_refill(c, 0, n + TILE);
+    scale_discard(c, id);
+}
+
+static void measure(struct scale_client *c)
+{
+    const struct scale_list *tokens = &c->scale->options.tokens;
+
+    measure_one(c, (uint32_t)tokens->at[0]); /* what is made once */
+    c->answer->n_points = 0;
+    for (uint32_t round = 0; round < c->scale->options.n_rounds; round++)
+        for (uint32_t i = 0; i < tokens->n; i++)
+            measure_one(c, (uint32_t)tokens->at[i]);
+}
+
+/* --- the report ------------------------------------------------------------------------------- */
+
+static uint32_t pick(const struct scale_answer *a, int cost, double n, double *ret_y)
+{
+    uint32_t m = 0;
+
+    for (uint32_t i = 0; i < a->n_points; i++)
+        if (a->x[i] == n * N_COSTS + cost)
+            ret_y[m++] = a->y[i];
+    return m;
+}
+
+static void print_slope(const struct scale *scale, int cost, double gib)
+{
+    static double x[SCALE_MAX_POINTS], y[SCALE_MAX_POINTS];
+    const struct scale_list *tokens = &scale->options.tokens;
+    struct scale_slope fit;
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < tokens->n; i++)
+        for (uint32_t m = pick(&scale->shared->answers[0], cost, tokens->at[i], y + n); m; m--)
+            x[n++] = tokens->at[i];
+    fit = scale_fit(x, y, n);
+    if (scale->options.json)
+        printf("{\"bench\":\"slope\",\"what\":\"%s\",\"gib\":%g,\"slope\":%.4f,\"half\":%.4f}\n",
+               COSTS[cost], gib, fit.slope, fit.half);
+    else
+        printf("  slope %+.3f ± %.3f\n", fit.slope, fit.half);
+}
+
+static void print(const struct scale *scale, double gib)
+{
+    const struct scale_list *tokens = &scale->options.tokens;
+    double y[SCALE_MAX_POINTS];
+
+    for (int cost = 0; cost < N_COSTS; cost++) {
+        if (!scale->options.json)
+            printf("%-22s %3g GiB ", COSTS[cost], gib);
+        for (uint32_t i = 0; i < tokens->n; i++) {
+            uint32_t n = pick(&scale->shared->answers[0], cost, tokens->at[i], y);
+            double us = scale_median(y, n);
+
+            if (scale->options.json)
+                printf("{\"bench\":\"length\",\"what\":\"%s\",\"gib\":%g,\"tokens\":%g,"
+                       "\"us_per_token\":%.3f,\"fastest\":%.3f,\"slowest\":%.3f}\n",
+                       COSTS[cost], gib, tokens->at[i], us, y[0], y[n - 1]);
+            else
+                printf(" %8.2f", us);
+        }
+        print_slope(scale, cost, gib);
+    }
+}
+
+void scale_length(struct scale *scale)
+{
+    const struct scale_list *tokens = &scale->options.tokens, *gib = &scale->options.gib;
+
+    if (!scale->options.json) {
+        printf("µs a token, by length:        ");
+        for (uint32_t i = 0; i < tokens->n; i++)
+            printf(" %8g", tokens->at[i]);
+        printf("\n");
+    }
+    for (uint32_t i = 0; i < gib->n; i++) {
+        if (gib->at[i] > 0)
+            scale_run(scale, N_FILLERS, FILL_TOKENS, fill, gib->at[i] * 0x1p30, 0);
+        scale_run(scale, 1, (uint32_t)tokens->at[tokens->n - 1] + TILE, measure, 0, 0);
+        print(scale, gib->at[i]);
+    }
+}

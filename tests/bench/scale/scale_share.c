@@ -1,0 +1,229 @@
+/*
+ * Several clients at once; a read beside the library; a small call
+ *
+ * Clients of a run do the same: a sequence of some tokens appended, and given up, again and again;
+ * or read again and again. Fair is an n-th of what all of them get.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/bench/scale/scale.h"
+
+enum { AT_ONCE = 512, TILE = DPQ_TILE_TOKENS, N_CALLS = 5000 };
+
+/* --- several clients -------------------------------------------------------------------------- */
+
+static void count(struct scale_client *c, uint32_t n)
+{
+    if (!scale_is_told_to_stop(c))
+        c->answer->n_tokens += n;
+}
+
+static void append_on(struct scale_client *c)
+{
+    scale_await_start(c);
+    while (!scale_is_told_to_stop(c)) {
+        uint64_t id = scale_create(c);
+
+        scale_append(c, id, 0, AT_ONCE);
+        count(c, AT_ONCE);
+        scale_discard(c, id);
+    }
+}
+
+static void read_on(struct scale_client *c)
+{
+    uint64_t id = scale_create(c);
+
+    scale_append(c, id, 0, AT_ONCE);
+    scale_await_start(c);
+    while (!scale_is_told_to_stop(c)) {
+        scale_read(c, id, 0, AT_ONCE);
+        count(c, AT_ONCE);
+    }
+    scale_discard(c, id);
+}
+
+static void several(struct scale *scale, const char *what, scale_job_fn job)
+{
+    const struct scale_list *clients = &scale->options.clients;
+    double seconds = scale->options.seconds, first = 0;
+
+    for (uint32_t i = 0; i < clients->n; i++) {
+        uint32_t n = (uint32_t)clients->at[i];
+        uint64_t total = 0, least = UINT64_MAX;
+
+        scale_run(scale, n, AT_ONCE, job, 0, seconds);
+        for (uint32_t k = 0; k < n; k++) {
+            uint64_t tokens = scale->shared->answers[k].n_tokens;
+
+            total += tokens;
+            least = tokens < least ? tokens : least;
+        }
+        if (i == 0)
+            first = (double)total;
+        printf(scale->options.json
+                   ? "{\"bench\":\"clients\",\"what\":\"%s\",\"clients\":%u,\"tokens_per_s\":%.0f,"
+                     "\"of_first\":%.3f,\"least_share\":%.3f}\n"
+                   : "%s by %u clients: %8.0f tokens/s, %.2f of the first; the least has %.2f of "
+                     "its fair share\n",
+               what, n, (double)total / seconds, (double)total / first,
+               (double)least * n / (double)total);
+    }
+}
+
+void scale_clients(struct scale *scale)
+{
+    several(scale, "Append", append_on);
+    several(scale, "Read", read_on);
+}
+
+/* --- beside the library ----------------------------------------------------------------------- */
+
+struct tiles {
+    uint32_t n;
+    uint8_t **base, **fine;
+    size_t *n_base, *n_fine;
+    struct dpq_codec *codec;
+};
+
+static void encode(struct scale_client *c, uint32_t n, struct tiles *ret_tiles)
+{
+    const struct scale *scale = c->scale;
+    struct tiles t = { .n = n };
+
+    t.base = calloc(n, sizeof(*t.base));
+    t.fine = calloc(n, sizeof(*t.fine));
+    t.n_base = calloc(n, sizeof(*t.n_base));
+    t.n_fine = calloc(n, sizeof(*t.n_fine));
+    if (!t.base || !t.fine || !t.n_base || !t.n_fine ||
+        dpq_codec_new(scale->profile, ~0u, &t.codec))
+        scale_die("no memory");
+    for (uint32_t i = 0; i < n; i++)
+        if (dpq_tile_encode(t.codec, scale->rows + (size_t)i * TILE * scale->row_bytes, DPQ_F16,
+                            i * TILE, i * TILE, DPQ_RATE_QUALITY, &t.base[i], &t.n_base[i],
+                            &t.fine[i], &t.n_fine[i]))
+            scale_die("a tile could not be encoded");
+    *ret_tiles = t;
+}
+
+static void tiles_clear(struct tiles *t)
+{
+    for (uint32_t i = 0; i < t->n; i++) {
+        dpq_free(t->base[i]);
+        dpq_free(t->fine[i]);
+    }
+    free(t->base);
+    free(t->fine);
+    free(t->n_base);
+    free(t->n_fine);
+    dpq_codec_free(t->codec);
+}
+
+/* On the daemon's processor, which is idle now, into the same staging. */
+static double decode(struct scale_client *c, const struct tiles *t)
+{
+    struct dpq_range range = { .n_layers = dpq_profile_geometry(c->scale->profile)->n_layers,
+                               .n_tokens = TILE };
+    double begin;
+
+    sched_setaffinity(0, sizeof(c->scale->daemon.cpus), &c->scale->daemon.cpus);
+    begin = scale_now();
+    for (uint32_t i = 0; i < t->n; i++) {
+        struct dpq_tensor tensor = scale_tensor(c->scale, i * TILE);
+
+        if (dpq_tile_decode(t->codec, t->base[i], t->n_base[i], t->fine[i], t->n_fine[i], &range,
+                            &tensor, c->staging, NULL))
+            scale_die("a tile could not be decoded");
+    }
+    begin = scale_now() - begin;
+    sched_setaffinity(0, sizeof(c->scale->options.client_cpus), &c->scale->options.client_cpus);
+    return begin;
+}
+
+/* By turns; the points are seconds: of the daemon, then of the library. */
+static void compare(struct scale_client *c)
+{
+    uint32_t n = (uint32_t)c->argument;
+    size_t n_bytes = n * c->scale->row_bytes;
+    uint8_t *by_daemon = malloc(n_bytes);
+    uint64_t id = scale_create(c);
+    struct tiles tiles;
+
+    if (!by_daemon)
+        scale_die("no memory");
+    encode(c, n / TILE, &tiles);
+    scale_append(c, id, 0, n);
+    scale_read(c, id, 0, n);
+    memcpy(by_daemon, c->staging, n_bytes);
+    decode(c, &tiles);
+    c->answer->is_same = !memcmp(by_daemon, c->staging, n_bytes);
+    for (uint32_t i = 0; i < 2 * c->scale->options.n_rounds + 1; i++) {
+        double t = scale_now();
+
+        scale_read(c, id, 0, n);
+        scale_point(c, 0, scale_now() - t);
+        scale_point(c, 1, decode(c, &tiles));
+    }
+    tiles_clear(&tiles);
+    free(by_daemon);
+}
+
+static double median_of(const struct scale_answer *a, double x)
+{
+    double y[SCALE_MAX_POINTS];
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < a->n_points; i++)
+        if (a->x[i] == x)
+            y[n++] = a->y[i];
+    return scale_median(y, n);
+}
+
+void scale_share(struct scale *scale)
+{
+    const struct scale_list *requests = &scale->options.requests;
+
+    for (uint32_t i = 0; i < requests->n; i++) {
+        const struct scale_answer *a = &scale->shared->answers[0];
+        double n = requests->at[i], daemon, library;
+
+        scale_run(scale, 1, (uint32_t)n, compare, n, 0);
+        daemon = median_of(a, 0);
+        library = median_of(a, 1);
+        printf(scale->options.json
+                   ? "{\"bench\":\"share\",\"tokens\":%g,\"read_us\":%.1f,\"decode_us\":%.1f,"
+                     "\"share\":%.3f,\"same_numbers\":%s}\n"
+                   : "Read of %g tokens: %.0f µs; the library alone: %.0f µs; share %.3f; the same "
+                     "numbers: %s\n",
+               n, 1e6 * daemon, 1e6 * library, library / daemon,
+               scale->options.json ? (a->is_same ? "true" : "false") : (a->is_same ? "yes" : "no"));
+    }
+}
+
+/* --- a small call ----------------------------------------------------------------------------- */
+
+static void call(struct scale_client *c)
+{
+    struct dpq_client_status status;
+
+    for (int i = -N_CALLS / 10; i < SCALE_MAX_POINTS && i < N_CALLS; i++) {
+        double t = scale_now();
+
+        scale_status(c, &status);
+        if (i >= 0)
+            scale_point(c, 0, 1e6 * (scale_now() - t));
+    }
+}
+
+void scale_call(struct scale *scale)
+{
+    struct scale_answer *a = &scale->shared->answers[0];
+
+    scale_run(scale, 1, 0, call, 0, 0);
+    printf(scale->options.json
+               ? "{\"bench\":\"call\",\"method\":\"GetStatus\",\"p50_us\":%.1f,\"p99_us\":%.1f}\n"
+               : "GetStatus: p50 %.1f µs, p99 %.1f µs\n",
+           scale_median(a->y, a->n_points), scale_quantile(a->y, a->n_points, .99));
+}
