@@ -81,9 +81,11 @@ static int write_record(struct append *append, uint64_t now_ns)
         change.n_tiles = sequence->n_tiles + append->n_parts;
         change.generation = sequence->generation + append->n_parts;
     }
-    if (sequence->n_evicted_end) { /* it was cut, and the record does not know of it yet */
+    if (sequence->n_evicted_end) { /* it was cut: does the record know of it? */
         change.has_tail = true;
         change.tail = sequence->tail_mark;
+        change.has_cut = true;
+        change.n_evicted_end = sequence->n_evicted_end;
     }
     append->wanted_bytes = change.n_ids * sizeof(uint32_t);
     return sequence_write(sequence, &change, now_ns);

@@ -8,7 +8,8 @@
  * the tenant's tiles costs some nanoseconds each; it is made once for up to MAX_CHANGES changes.
  *
  * A sequence that lost tiles is shorter afterwards, and its raw tail, which nothing leads to any
- * more, goes as well. How long it was is remembered, so that who asks for the rest is told EVICTED.
+ * more, goes as well. How long it was is remembered, also in its record, so that who asks for the
+ * rest is told EVICTED.
  */
 #include "daemon/session_pressure.h"
 
@@ -111,15 +112,18 @@ static void note_drops(struct relief *r, struct sequence *sequence)
     }
 }
 
-/* Where tiles are missing the next process sees it; that a tail is missing nothing else would say.
- * Without room for it the next append says so. */
+/* Where tiles are missing the next process sees it; that a tail is missing, and how long it was,
+ * nothing else would say. An append leaves room for one cut; of those that follow it before the
+ * next append only tiles are missing. */
 static void record_cut(struct sequence *sequence)
 {
     const struct record_change change = { .has_tail = true,
                                           .tail = sequence->tail_mark,
                                           .has_seal = true,
                                           .n_tiles = sequence->n_tiles,
-                                          .generation = sequence->generation };
+                                          .generation = sequence->generation,
+                                          .has_cut = true,
+                                          .n_evicted_end = sequence->n_evicted_end };
 
     (void)!sequence_note(sequence, &change);
 }
@@ -132,7 +136,7 @@ static void cut(struct relief *r, struct sequence *sequence)
     struct event event = { .kind = EVENT_TOKENS_EVICTED,
                            .tenant = r->tenant->index,
                            .id = sequence->entry.id };
-    uint64_t n_before = sequence->n_tokens, n_tiles_before = sequence->n_tiles;
+    uint64_t n_before = sequence->n_tokens;
 
     while (sequence->n_tiles && tile_is_evicted(sequence->tiles[sequence->n_tiles - 1])) {
         tile_unref(sequence->tiles[--sequence->n_tiles], false, r->now_ns, NULL);
@@ -143,11 +147,10 @@ static void cut(struct relief *r, struct sequence *sequence)
     if (sequence->n_evicted_end < n_before)
         sequence->n_evicted_end = n_before;
     sequence_shorten(sequence, &r->tails);
+    record_cut(sequence);
     if (!sequence->n_tokens && r->n_records < MAX_CHANGES) {
         r->records[r->n_records++] = steal_ptr(sequence->record);
         sequence->n_recorded_ids = 0;
-    } else if (sequence->n_tiles == n_tiles_before) {
-        record_cut(sequence);
     }
     event.a = sequence->n_tokens;
     event.b = n_before - sequence->n_tokens;

@@ -15,6 +15,7 @@ enum {
     KIND_TAIL = 5,
     KIND_PIN = 6,
     KIND_KEEP = 16,
+    KIND_CUT = 17,
     MAX_IDS = 1 << 30, /* a sequence's tokens */
     MAX_TILES = MAX_IDS / 128,
 };
@@ -40,7 +41,7 @@ struct pair_bytes { /* SEAL, MAKER, TAIL */
     uint64_t a, b;
 };
 
-struct pin_bytes { /* PIN, KEEP */
+struct single_bytes { /* PIN, KEEP, CUT */
     struct entry entry;
     uint64_t value;
 };
@@ -48,7 +49,9 @@ struct pin_bytes { /* PIN, KEEP */
 _Static_assert(sizeof(struct begin_bytes) == 8 + 96, "wire");
 _Static_assert(sizeof(struct ids_bytes) == 16, "wire");
 _Static_assert(sizeof(struct pair_bytes) == 24, "wire");
-_Static_assert(sizeof(struct pin_bytes) == 16, "wire");
+_Static_assert(sizeof(struct single_bytes) == 16, "wire");
+_Static_assert(2 * sizeof(struct pair_bytes) + sizeof(struct single_bytes) == RECORD_CUT_BYTES,
+               "room that is kept for it");
 
 /* --- writing ---------------------------------------------------------------------------------- */
 
@@ -79,12 +82,12 @@ static uint8_t *put_pair(uint8_t *to, uint32_t kind, uint64_t a, uint64_t b)
     return to + sizeof(pair);
 }
 
-static uint8_t *put_pin(uint8_t *to, uint32_t kind, uint64_t value)
+static uint8_t *put_single(uint8_t *to, uint32_t kind, uint64_t value)
 {
-    struct pin_bytes pin = { { kind, 8 }, value };
+    struct single_bytes single = { { kind, 8 }, value };
 
-    memcpy(to, &pin, sizeof(pin));
-    return to + sizeof(pin);
+    memcpy(to, &single, sizeof(single));
+    return to + sizeof(single);
 }
 
 int record_pack(const struct record_content *content, uint8_t **ret_bytes, size_t *ret_n_bytes)
@@ -99,7 +102,8 @@ int record_pack(const struct record_content *content, uint8_t **ret_bytes, size_
         .n_adopted_tokens = b->n_adopted_tokens,
     };
     size_t n = sizeof(begin) + ids_size(content->n_ids) +
-               (content->n_makers + 2) * sizeof(struct pair_bytes) + 2 * sizeof(struct pin_bytes);
+               (content->n_makers + 2) * sizeof(struct pair_bytes) +
+               3 * sizeof(struct single_bytes);
     uint8_t *bytes = malloc(n), *to = bytes;
 
     if (!bytes)
@@ -112,8 +116,9 @@ int record_pack(const struct record_content *content, uint8_t **ret_bytes, size_
         to = put_pair(to, KIND_MAKER, content->makers[i].first_tile, content->makers[i].id);
     to = put_pair(to, KIND_TAIL, content->tail.version, content->tail.lossy_end);
     to = put_pair(to, KIND_SEAL, content->n_tiles, content->generation);
-    to = put_pin(to, KIND_PIN, content->pinned_until_ns);
-    put_pin(to, KIND_KEEP, content->keeps);
+    to = put_single(to, KIND_PIN, content->pinned_until_ns);
+    to = put_single(to, KIND_KEEP, content->keeps);
+    put_single(to, KIND_CUT, content->n_evicted_end);
     *ret_bytes = bytes;
     *ret_n_bytes = n;
     return 0;
@@ -122,9 +127,9 @@ int record_pack(const struct record_content *content, uint8_t **ret_bytes, size_
 int record_pack_change(const struct record_change *change, uint8_t **ret_bytes, size_t *ret_n_bytes)
 {
     uint32_t n_pairs = change->has_maker + change->has_tail + change->has_seal;
+    uint32_t n_singles = change->has_pin + change->has_cut;
     size_t n = (change->has_ids ? ids_size(change->n_ids) : 0) +
-               n_pairs * sizeof(struct pair_bytes) +
-               (change->has_pin ? sizeof(struct pin_bytes) : 0);
+               n_pairs * sizeof(struct pair_bytes) + n_singles * sizeof(struct single_bytes);
     uint8_t *bytes = malloc(n + 1), *to = bytes;
 
     if (!bytes)
@@ -138,7 +143,9 @@ int record_pack_change(const struct record_change *change, uint8_t **ret_bytes, 
     if (change->has_seal)
         to = put_pair(to, KIND_SEAL, change->n_tiles, change->generation);
     if (change->has_pin)
-        put_pin(to, KIND_PIN, change->pinned_until_ns);
+        to = put_single(to, KIND_PIN, change->pinned_until_ns);
+    if (change->has_cut)
+        put_single(to, KIND_CUT, change->n_evicted_end);
     *ret_bytes = bytes;
     *ret_n_bytes = n;
     return 0;
@@ -250,6 +257,21 @@ static int read_pair(struct parse *parse, uint32_t kind, const uint8_t *body)
     return a > MAX_TILES ? RECORD_E_FOREIGN : 0;
 }
 
+static int read_single(struct parse *parse, uint32_t kind, const uint8_t *body)
+{
+    struct record_content *content = &parse->content;
+    uint64_t value;
+
+    memcpy(&value, body, 8);
+    if (kind == KIND_PIN)
+        content->pinned_until_ns = value;
+    else if (kind == KIND_KEEP)
+        content->keeps = value;
+    else
+        content->n_evicted_end = value;
+    return kind == KIND_CUT && value > MAX_IDS ? RECORD_E_FOREIGN : 0;
+}
+
 static int read_entry(struct parse *parse, const struct entry *entry, const uint8_t *body)
 {
     switch (entry->kind) {
@@ -262,15 +284,9 @@ static int read_entry(struct parse *parse, const struct entry *entry, const uint
     case KIND_TAIL:
         return entry->n_bytes == 16 ? read_pair(parse, entry->kind, body) : RECORD_E_FOREIGN;
     case KIND_PIN:
-        if (entry->n_bytes != 8)
-            return RECORD_E_FOREIGN;
-        memcpy(&parse->content.pinned_until_ns, body, 8);
-        return 0;
     case KIND_KEEP:
-        if (entry->n_bytes != 8)
-            return RECORD_E_FOREIGN;
-        memcpy(&parse->content.keeps, body, 8);
-        return 0;
+    case KIND_CUT:
+        return entry->n_bytes == 8 ? read_single(parse, entry->kind, body) : RECORD_E_FOREIGN;
     default:
         return 0;
     }

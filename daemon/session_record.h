@@ -16,6 +16,8 @@
  *     TAIL   u64 version, u64 lossy_end      which tail counts; rows before lossy_end are decoded
  *     PIN    u64 until_ns                    pinned until then, CLOCK_MONOTONIC; 0: not
  *     KEEP   u64 bits                        RECORD_KEEPS_…: what it was created to keep
+ *     CUT    u64 end                         it had so many tokens before some were evicted from
+ * its end; 0: none are missing
  *
  * Version 1 had BEGIN, IDS and SEAL alone, and is read.
  *
@@ -53,11 +55,13 @@ struct record_content {
     uint64_t n_tiles, generation;
     uint64_t pinned_until_ns;
     uint64_t keeps; /* RECORD_KEEPS_… */
+    uint64_t n_evicted_end;
 };
 
 enum {
     RECORD_KEEPS_FINE = 1,
     RECORD_KEEPS_TOKENS = 2,
+    RECORD_CUT_BYTES = 64, /* of a change that has tail, seal and cut */
 };
 
 /** record_pack() - a whole record; *ret_bytes is malloc'ed, the caller's. Return: 0, -ENOMEM */
@@ -78,6 +82,8 @@ struct record_change {
     uint64_t n_tiles, generation;
     bool has_pin;
     uint64_t pinned_until_ns;
+    bool has_cut;
+    uint64_t n_evicted_end;
 };
 
 /** record_pack_change() - its entries; as record_pack(). n 0 when there is nothing to say */

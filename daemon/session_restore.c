@@ -43,6 +43,7 @@ static struct record_content content_after(const struct sequence *sequence,
         .pinned_until_ns = change->has_pin ? change->pinned_until_ns : sequence->pinned_until_ns,
         .keeps = (sequence->keeps_fine ? RECORD_KEEPS_FINE : 0) |
                  (sequence->keeps_tokens ? RECORD_KEEPS_TOKENS : 0),
+        .n_evicted_end = change->has_cut ? change->n_evicted_end : sequence->n_evicted_end,
     };
 
     memcpy(content.begin.profile_id, dpq_profile_digest(sequence->profile->profile), 32);
@@ -84,7 +85,22 @@ static int write_anew(struct sequence *sequence, const struct record_change *cha
     return 0;
 }
 
-int sequence_note(struct sequence *sequence, const struct record_change *change)
+/* STORE_E_FULL also when less than reserve_bytes would be left. */
+static int grow(struct record *record, const uint8_t *bytes, size_t n, uint64_t reserve_bytes)
+{
+    const uint8_t *old_bytes;
+    uint64_t n_old, room_bytes;
+    int r = record_bytes(record, &old_bytes, &n_old, &room_bytes);
+
+    if (r)
+        return r;
+    if (n + reserve_bytes > room_bytes - n_old)
+        return STORE_E_FULL;
+    return record_grow(record, bytes, n);
+}
+
+static int note(struct sequence *sequence, const struct record_change *change,
+                uint64_t reserve_bytes)
 {
     uint8_t *bytes = NULL;
     size_t n = 0;
@@ -95,17 +111,23 @@ int sequence_note(struct sequence *sequence, const struct record_change *change)
     r = record_pack_change(change, &bytes, &n);
     if (r)
         return error_fold(r);
-    r = n ? record_grow(sequence->record, bytes, n) : 0;
+    r = n ? grow(sequence->record, bytes, n, reserve_bytes) : 0;
     free(bytes);
     if (!r && change->has_ids)
         sequence->n_recorded_ids = change->first_token + change->n_ids;
     return r;
 }
 
+int sequence_note(struct sequence *sequence, const struct record_change *change)
+{
+    return note(sequence, change, 0);
+}
+
+/* Room for a cut is left, which comes when there is no room for anything. */
 int sequence_write(struct sequence *sequence, const struct record_change *change, uint64_t now_ns)
 {
     uint64_t wanted_bytes = 2 * sizeof(uint32_t) * (sequence->n_token_ids + change->n_ids);
-    int r = sequence_note(sequence, change);
+    int r = note(sequence, change, RECORD_CUT_BYTES);
 
     if (r != STORE_E_FULL)
         return r;
@@ -196,6 +218,7 @@ static struct sequence *sequence_of(struct restore *r, const struct record_conte
     sequence->owner_gone = true;
     sequence->keeps_fine = content->keeps & RECORD_KEEPS_FINE;
     sequence->keeps_tokens = content->keeps & RECORD_KEEPS_TOKENS;
+    sequence->n_evicted_end = content->n_evicted_end;
     sequence->used_ns = session_now_ns();
     sequence->record = record;
     sequence->n_recorded_ids = content->n_ids;
@@ -217,7 +240,8 @@ static void shorten(struct restore *r, struct sequence *sequence, uint64_t n_til
                 r->tenant->config->name, (unsigned long long)sequence->entry.id,
                 (unsigned long long)sequence->n_tiles, (unsigned long long)n_tiles);
     sequence->generation += n_tiles - sequence->n_tiles;
-    sequence->n_evicted_end = n_tiles * DPQ_TILE_TOKENS;
+    if (sequence->n_evicted_end < n_tiles * DPQ_TILE_TOKENS)
+        sequence->n_evicted_end = n_tiles * DPQ_TILE_TOKENS;
     sequence_shorten(sequence, &tails); /* there is none yet */
 }
 
@@ -320,6 +344,8 @@ static void finish(struct restore *r, struct sequence *sequence)
                          (sequence->tail ? tail_n_tokens(sequence->tail->tail) : 0);
     if (sequence->n_token_ids > sequence->n_tokens)
         sequence->n_token_ids = sequence->n_tokens; /* of rows that were never committed */
+    if (sequence->n_evicted_end <= sequence->n_tokens)
+        sequence->n_evicted_end = 0; /* it has grown that long again */
     r->n_restored++;
     r->n_tokens += sequence->n_tokens;
     if (!sequence_is_orphan(sequence, session_now_ns())) {

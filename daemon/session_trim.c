@@ -39,6 +39,7 @@ static int write_record(struct sequence *sequence, const struct cut *cut,
         .has_seal = true,
         .n_tiles = cut->n_tiles,
         .generation = sequence->generation + 1,
+        .has_cut = true, /* what is missing behind it is not wanted any more */
     };
 
     return sequence_write(sequence, &change, now_ns);
@@ -65,7 +66,7 @@ static void publish(struct sequence *sequence, const struct cut *cut,
     while (sequence->n_makers &&
            sequence->makers[sequence->n_makers - 1].first_tile >= cut->n_tiles)
         sequence->n_makers--;
-    sequence->n_evicted_end = 0; /* what is missing behind it is not wanted any more */
+    sequence->n_evicted_end = 0;
     sequence->used_ns = session_now_ns();
     sequence->generation++;
 }

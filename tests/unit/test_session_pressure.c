@@ -8,7 +8,10 @@
 #include <cmocka.h>
 
 #include "daemon/session_pressure.h"
+#include "daemon/session_verbs.h"
 #include "tests/unit/session_kept.h"
+
+WAITING(trim);
 
 enum { N_TOKENS = 2 * DPQ_TILE_TOKENS, N_MANY = 200 };
 
@@ -186,6 +189,23 @@ static struct tail_holder *hold_all(struct fixture *f, uint64_t id, struct tenan
     return holder;
 }
 
+/* It ends at n_tokens, and had as many as end before. */
+static void assert_evicted(struct fixture *f, uint64_t id, uint64_t n_tokens, uint64_t end)
+{
+    float *rows = malloc((end + 1) * ROW_BYTES);
+    struct session_read read = read_run(f, id, 0, end, rows);
+    struct session_append op = append_run(f, append_op(f, id, (uint32_t)end, 1, false));
+
+    assert_int_equal(read.error.code, SESSION_NOT_FOUND);
+    assert_string_equal(read.error.reason, "EVICTED");
+    assert_int_equal(read.error.token, n_tokens);
+    assert_string_equal(read_run(f, id, n_tokens, 1, rows).error.reason, "EVICTED");
+    assert_string_equal(read_run(f, id, 0, end + 1, rows).error.reason, "TOKEN_RANGE");
+    assert_string_equal(op.error.reason, "EVICTED");
+    assert_int_equal(op.error.token, n_tokens);
+    free(rows);
+}
+
 /* The next process knows what was announced of a tail that was cut, and that it is. */
 static void test_cut_tail_is_recorded(void **state)
 {
@@ -200,9 +220,99 @@ static void test_cut_tail_is_recorded(void **state)
     pressure_relieve(tenant, 1, session_now_ns());
     assert_int_equal(read_run(f, id, 0, 0, NULL).generation, generation + 1);
     free(holder);
+    for (int i = 0; i < 2; i++) {
+        assert_evicted(f, id, DPQ_TILE_TOKENS, DPQ_TILE_TOKENS + 20);
+        restart(f);
+        assert_int_equal(read_run(f, id, 0, 0, NULL).generation, generation + 1);
+    }
+    assert_int_equal(append(f, id, DPQ_TILE_TOKENS, 10, false).generation, generation + 1);
     restart(f);
-    assert_int_equal(read_run(f, id, 0, 0, NULL).generation, generation + 1);
-    assert_int_equal(append(f, id, DPQ_TILE_TOKENS, 20, false).generation, generation + 1);
+    assert_evicted(f, id, DPQ_TILE_TOKENS + 10, DPQ_TILE_TOKENS + 20);
+    append(f, id, DPQ_TILE_TOKENS + 10, 10, false);
+    restart(f); /* it is as long as it was */
+    assert_string_equal(read_run(f, id, 0, DPQ_TILE_TOKENS + 21, NULL).error.reason, "TOKEN_RANGE");
+}
+
+static void cut_tail(struct fixture *f, uint64_t id)
+{
+    struct tenant *tenant;
+
+    free(hold_all(f, id, &tenant)); /* its reader ends with the process */
+    pressure_relieve(tenant, 1, session_now_ns());
+}
+
+/* Where tiles are missing the next process sees it; how long the tail behind them was it knows. */
+static void test_cut_end_is_recorded(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t id = create(f, NULL, 0, 0);
+    struct sequence *sequence;
+
+    set_cold(f, 0);
+    append(f, id, 0, 2 * DPQ_TILE_TOKENS + 20, false);
+    sequence = sequence_find(f->session, 0, id);
+    tile_hold(sequence->tiles[0]);
+    while (pressure_relieve(sequence->tenant, UINT64_MAX, session_now_ns()))
+        ;
+    for (int i = 0; i < 2; i++) {
+        assert_evicted(f, id, DPQ_TILE_TOKENS, 2 * DPQ_TILE_TOKENS + 20);
+        restart(f);
+    }
+}
+
+static uint64_t record_room_left(struct fixture *f, uint64_t id)
+{
+    struct sequence *sequence = sequence_find(f->session, 0, id);
+    const uint8_t *bytes;
+    uint64_t n, room;
+
+    assert_int_equal(record_bytes(sequence->record, &bytes, &n, &room), 0);
+    return room - n;
+}
+
+/* Also when the record is as full as appends make it: a cut can't make room for a larger one. */
+static void test_cut_is_recorded_in_a_full_record(void **state)
+{
+    enum { N = 250, FIRST = DPQ_TILE_TOKENS + 1 };
+    struct fixture *f = *state;
+    uint64_t trial = create(f, NULL, 0, 0), id = create(f, NULL, 0, 0), least = UINT64_MAX;
+    uint32_t n_tokens = 0;
+
+    for (uint32_t i = 0; i < N; i++) {
+        append(f, trial, i, 1, true);
+        if (i >= FIRST && record_room_left(f, trial) < least) {
+            least = record_room_left(f, trial);
+            n_tokens = i + 1;
+        }
+    }
+    release_run(f, trial, true);
+    for (uint32_t i = 0; i < n_tokens; i++)
+        append(f, id, i, 1, true);
+    assert_int_equal(record_room_left(f, id), least);
+    set_cold(f, 0);
+    cut_tail(f, id);
+    restart(f);
+    assert_evicted(f, id, DPQ_TILE_TOKENS, n_tokens);
+}
+
+/* What was given up is not missing any more. */
+static void test_trimmed_is_not_evicted(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t id = create(f, NULL, 0, 0);
+    struct waiting_trim w = { .op = { .sequence_id = id, .n_tokens = 100 } };
+
+    set_cold(f, 0);
+    append(f, id, 0, DPQ_TILE_TOKENS + 20, false);
+    cut_tail(f, id);
+    restart(f);
+    trim_start(f, &w);
+    trim_wait(&w);
+    assert_int_equal(w.op.error.code, SESSION_OK);
+    for (int i = 0; i < 2; i++) {
+        assert_string_equal(read_run(f, id, 0, DPQ_TILE_TOKENS, NULL).error.reason, "TOKEN_RANGE");
+        restart(f);
+    }
 }
 
 /* A tail that was cut is in the arena for as long as somebody reads it. A process that finds it
@@ -285,6 +395,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_goes_on, kept_setup, kept_teardown),
         cmocka_unit_test_setup_teardown(test_cut_tail_is_held, kept_setup, kept_teardown),
         cmocka_unit_test_setup_teardown(test_cut_tail_is_recorded, kept_setup, kept_teardown),
+        cmocka_unit_test_setup_teardown(test_cut_end_is_recorded, kept_setup, kept_teardown),
+        cmocka_unit_test_setup_teardown(test_cut_is_recorded_in_a_full_record, kept_setup,
+                                        kept_teardown),
+        cmocka_unit_test_setup_teardown(test_trimmed_is_not_evicted, kept_setup, kept_teardown),
         cmocka_unit_test_setup_teardown(test_kept, kept_setup, kept_teardown),
         cmocka_unit_test_setup_teardown(test_warm, fixture_setup, fixture_teardown),
     };

@@ -34,7 +34,9 @@ static size_t make(uint8_t *to)
                                       .tail = { 1, 140 },
                                       .n_tiles = 2,
                                       .generation = 5,
-                                      .pinned_until_ns = 99 };
+                                      .pinned_until_ns = 99,
+                                      .keeps = RECORD_KEEPS_TOKENS,
+                                      .n_evicted_end = 400 };
     struct record_change change = { .has_ids = true,
                                     .first_token = 250,
                                     .ids = ids + 251,
@@ -80,6 +82,8 @@ static void test_round_trip(void **state)
     assert_true(c.makers[0].id == 71 && c.makers[1].first_tile == 1 && c.makers[1].id == 72);
     assert_true(c.tail.version == 1 && c.tail.lossy_end == 140);
     assert_int_equal(c.pinned_until_ns, 99);
+    assert_int_equal(c.keeps, RECORD_KEEPS_TOKENS);
+    assert_int_equal(c.n_evicted_end, 400);
     record_content_deinit(&c);
 }
 
@@ -92,13 +96,16 @@ static void test_trim(void **state)
                                         .tail = { 2, 0 },
                                         .has_seal = true,
                                         .n_tiles = 1,
-                                        .generation = 7 };
+                                        .generation = 7,
+                                        .has_cut = true };
     const struct record_change next = { .has_maker = true,
                                         .maker = { 1, 73 },
                                         .has_seal = true,
                                         .n_tiles = 2,
                                         .generation = 8,
-                                        .has_pin = true };
+                                        .has_pin = true,
+                                        .has_cut = true,
+                                        .n_evicted_end = 256 };
     const struct record_change *const changes[] = { &trim, &next };
     uint8_t bytes[MAX_BYTES], *more;
     size_t n = make(bytes), n_more;
@@ -118,6 +125,7 @@ static void test_trim(void **state)
         assert_int_equal(c.n_makers, 1 + i);
         assert_int_equal(c.makers[i].id, i ? 73 : 71);
         assert_int_equal(c.pinned_until_ns, i ? 0 : 99);
+        assert_int_equal(c.n_evicted_end, i ? 256 : 0);
         record_content_deinit(&c);
     }
 }
