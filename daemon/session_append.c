@@ -4,8 +4,9 @@
  *     check -> turn -> plan (a job) -> one turn of the loop a tile, and one for the new tail's rows
  *           -> commit (the loop's end) -> answer -> the next turn
  *
- * Up to the commit (session_commit.c) everything is private to the append: encoded tiles in its own
- * memory, rows of the new tail in a buffer. So a failure leaves the sequence as it was.
+ * Up to the commit (session_commit.c) nothing is the sequence's: tiles are stored as they are made,
+ * but only the append refers to them, and rows of the new tail are in a buffer. So a failure leaves
+ * the sequence as it was.
  *
  * A tile is always made of its 128 rows at once: those of the tail, which are in the arena bit for
  * bit as they came, and new ones, under the verdict that the tile before it left. Hence its bytes
@@ -276,22 +277,6 @@ static void fail(struct append *append, uint32_t turn, const struct session_erro
     session_unlock(append->session);
 }
 
-/* the encoded tiles wait in memory: an append that can't fit its arena is not worth finishing */
-static int check_size(struct append *append, const struct part *part,
-                      struct session_error *ret_error)
-{
-    uint64_t arena_bytes = append->sequence->tenant->config->arena_bytes;
-    uint64_t n =
-        __atomic_add_fetch(&append->encoded_bytes, part->n_base + part->n_fine, __ATOMIC_RELAXED);
-
-    if (n <= arena_bytes)
-        return 0;
-    session_error_set(ret_error, SESSION_RESOURCE_EXHAUSTED, "ARENA_FULL",
-                      "the request needs more than the whole arena of %llu bytes",
-                      (unsigned long long)arena_bytes);
-    return 1;
-}
-
 /* Assemble 128 rows and encode them. 0; 1 refused; a fault. */
 static int encode_part(struct append *append, uint32_t i, uint32_t worker,
                        struct session_error *ret_error)
@@ -338,7 +323,7 @@ static int encode_part(struct append *append, uint32_t i, uint32_t worker,
     if (r)
         return error_fold(r);
     part->keeps_fine = !droppable || sequence->keeps_fine;
-    return check_size(append, part, ret_error);
+    return 0;
 }
 
 static bool append_turn(struct pool_loop *loop, uint32_t i, uint32_t worker)
@@ -353,6 +338,8 @@ static bool append_turn(struct pool_loop *loop, uint32_t i, uint32_t worker)
                           append->tail_dtype, append->tail_rows, &error);
     else if (!append->parts[i].shared)
         r = encode_part(append, i, worker, &error);
+    if (r == 0 && i < append->n_parts)
+        r = append_store(append, i, &error);
     if (r == 0)
         return true;
     if (r < 0)
@@ -365,10 +352,12 @@ static void append_end(struct pool_loop *loop, uint32_t worker)
 {
     struct append *append = (struct append *)loop;
 
-    if (append->error.code == SESSION_OK)
+    if (append->error.code == SESSION_OK) {
         append_commit(append, worker);
-    else
+    } else {
+        append_roll_back(append);
         append_finish(append);
+    }
 }
 
 /* --- the request ------------------------------------------------------------------------------ */

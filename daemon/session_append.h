@@ -7,9 +7,10 @@
 /* A tile in the making. */
 struct part {
     uint8_t key[KEY_BYTES];
-    struct tile *tile; /* found under its key, or stored by the commit; referenced */
-    bool shared;       /* found */
-    uint8_t *base, *fine;
+    struct tile *tile;    /* found under its key, or stored; referenced */
+    bool shared;          /* found */
+    bool ready;           /* found or encoded: session's lock */
+    uint8_t *base, *fine; /* NULL once it is stored */
     size_t n_base, n_fine;
     struct risk_course *courses; /* NULL: found, or not watched */
     bool keeps_fine;             /* without it some token would be beyond the hard bound */
@@ -18,7 +19,7 @@ struct part {
 struct append {
     struct pool_loop loop; /* tiles, then the rows of the new tail */
     struct turn turn;
-    struct job job; /* plan, then commit */
+    struct job job; /* plan */
     struct session *session;
     struct session_append *op;
     struct sequence *sequence; /* held by the turn */
@@ -38,19 +39,29 @@ struct append {
     uint8_t *tail_rows;
     struct risk_input *inputs; /* for the first tile that is encoded; NULL: none */
     bool inputs_used;
-    uint64_t encoded_bytes;     /* atomic */
     struct session_error error; /* of the first turn, in order, that failed */
     uint32_t error_turn;
-    /* the commit's */
-    uint32_t n_put;               /* parts stored so far */
-    struct tail_holder *new_tail; /* NULL: none, or the old one has grown */
+    bool is_storing; /* a worker stores parts: session's lock; the next two are that worker's */
+    uint32_t n_put;  /* parts stored so far, in their order */
     uint64_t wanted_bytes;        /* of what is being stored */
+    struct tail_holder *new_tail; /* the commit's; NULL: none, or the old one has grown */
 };
 
 /**
- * append_commit() - store what was prepared, make the sequence point to it, tell the hub
- * Ends in append_finish(), at once or some slices later. If it fails, append->error says why, and
- * nothing has changed.
+ * append_store() - the i-th part is ready: store it, if those before it are, and those behind it
+ *
+ * A worker that finds another one at it leaves its part to that one. Encoded bytes are freed, so
+ * that an append takes no more memory than the tiles that are being made.
+ * Return: 0; 1, no room, with ret_error; a fault. Nothing more is stored then.
+ */
+int append_store(struct append *append, uint32_t i, struct session_error *ret_error) _must_check_;
+
+/** append_roll_back() - discard what has been stored of an append that failed */
+void append_roll_back(struct append *append);
+
+/**
+ * append_commit() - store the new tail, make the sequence point to all that is stored, tell the hub
+ * Ends in append_finish(). If it fails, append->error says why, and nothing has changed.
  * Thread: the worker that finished the preparation; nothing of it is running any more.
  */
 void append_commit(struct append *append, uint32_t worker);

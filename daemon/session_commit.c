@@ -1,11 +1,12 @@
 /*
- * The commit of an append: tiles first, then the tail, then the sequence
+ * Storing an append: tiles as they are made, then the tail, then the sequence
  *
- * Objects are stored one by one; a reader of the sequence sees none of them before all are there,
- * because the sequence is updated in one step under the lock. If the store has no room half-way,
- * what was stored is discarded. The old tail is let go only after the tiles that cover it, the new
- * tail, and the record that says so are committed, so that every acknowledged token is in the arena
- * at every moment, and is found there after a restart (session_restore.c).
+ * Objects are stored one by one, tiles in their order, which the policy of eviction goes by; a
+ * reader of the sequence sees none of them before all are there, because the sequence is updated in
+ * one step under the lock. If the store has no room half-way, or a later tile is refused, what was
+ * stored is discarded. The old tail is let go only after the tiles that cover it, the new tail, and
+ * the record that says so are committed, so that every acknowledged token is in the arena at every
+ * moment, and is found there after a restart (session_restore.c).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -16,9 +17,6 @@
 #include "daemon/session_keep.h"
 #include "daemon/session_pressure.h"
 #include "lib/base/error.h"
-
-/* A slice of the commit copies about this much, some milliseconds' worth. */
-enum { SLICE_BYTES = 16 << 20 };
 
 struct store_put_args sequence_put_args(const struct sequence *sequence, uint64_t first_index)
 {
@@ -44,6 +42,7 @@ static int put_part(struct append *append, uint32_t i, uint64_t now_ns)
         sequence_put_args(append->sequence, append->tail_first + (uint64_t)i * DPQ_TILE_TOKENS);
     int r;
 
+    pressure_keep_low(tenant, now_ns);
     if (i)
         args.parent = append->parts[i - 1].key;
     args.key = part->key;
@@ -57,7 +56,47 @@ static int put_part(struct append *append, uint32_t i, uint64_t now_ns)
         part->shared = true; /* someone was faster, with the same tokens */
         r = 0;
     }
+    part->base = dpq_free(part->base);
+    part->fine = dpq_free(part->fine);
     return r;
+}
+
+/* Of those not stored yet, the first; if it is not ready, whoever makes it ready will go on. */
+static bool is_next_ready(struct append *append)
+{
+    bool is_ready;
+
+    session_lock(append->session);
+    is_ready = append->n_put < append->n_parts && append->parts[append->n_put].ready;
+    append->is_storing = is_ready;
+    session_unlock(append->session);
+    return is_ready;
+}
+
+int append_store(struct append *append, uint32_t i, struct session_error *ret_error)
+{
+    bool is_busy;
+    int r = 0;
+
+    session_lock(append->session);
+    append->parts[i].ready = true;
+    is_busy = append->is_storing;
+    append->is_storing = true;
+    session_unlock(append->session);
+    if (is_busy)
+        return 0;
+    while (!r && is_next_ready(append)) {
+        const struct part *part = &append->parts[append->n_put];
+
+        append->wanted_bytes = part->n_base + part->n_fine;
+        if (!part->tile)
+            r = put_part(append, append->n_put, session_now_ns());
+        append->n_put++;
+    }
+    if (r != STORE_E_FULL)
+        return error_fold(r);
+    tenant_no_room(append->sequence->tenant, append->wanted_bytes, ret_error);
+    return 1;
 }
 
 /* What the record is to say before, or with, what follows: ids before the rows they belong to. */
@@ -137,32 +176,16 @@ static int put_tail(struct append *append, uint64_t now_ns)
                            append->tail_rows, append->n_tail_rows, now_ns, &append->new_tail);
 }
 
-static void roll_back(struct append *append, uint64_t now_ns)
+void append_roll_back(struct append *append)
 {
+    uint64_t now_ns = session_now_ns();
+
     tail_holder_unref(append->session, steal_ptr(append->new_tail));
     for (uint32_t i = append->n_parts; i-- > 0;) {
         struct part *part = &append->parts[i];
 
         part->tile = tile_unref(part->tile, /* discard= */ !part->shared, now_ns, NULL);
     }
-}
-
-/* Store parts, up to a slice's worth. STORE_E_FULL, or a fault */
-static int put_some(struct append *append, uint64_t now_ns)
-{
-    uint64_t n_bytes = 0;
-    int r = 0;
-
-    while (append->n_put < append->n_parts && n_bytes < SLICE_BYTES && !r) {
-        const struct part *part = &append->parts[append->n_put];
-
-        append->wanted_bytes = part->n_base + part->n_fine;
-        n_bytes += append->wanted_bytes;
-        if (!part->tile)
-            r = put_part(append, append->n_put, now_ns);
-        append->n_put++;
-    }
-    return r;
 }
 
 /* The sequence points to what was stored. Locked. 1: its owner has gone, and nobody else knows it.
@@ -266,21 +289,16 @@ static int commit_rest(struct append *append, uint64_t now_ns)
     return r ? r : put_tail(append, now_ns);
 }
 
-static void commit(struct job *job, uint32_t worker)
+void append_commit(struct append *append, uint32_t worker)
 {
-    struct append *append = (struct append *)(void *)((char *)job - offsetof(struct append, job));
     struct session *session = append->session;
     struct tail_holder *old_tail = NULL;
     uint64_t now_ns = session_now_ns();
     int r;
 
-    pressure_keep_low(append->sequence->tenant, now_ns);
-    r = put_some(append, now_ns);
-    if (!r && append->n_put < append->n_parts) {
-        pool_resubmit(session->pool, job);
-        return;
-    }
-    r = r ? r : commit_rest(append, now_ns);
+    if (!append->n_parts) /* of tiles, each has done so */
+        pressure_keep_low(append->sequence->tenant, now_ns);
+    r = commit_rest(append, now_ns);
     if (r == STORE_E_FULL) {
         tenant_no_room(append->sequence->tenant, append->wanted_bytes, &append->error);
     } else if (r == STORE_E_CORRUPT) {
@@ -294,7 +312,7 @@ static void commit(struct job *job, uint32_t worker)
         session_unlock(session);
     }
     if (r) {
-        roll_back(append, now_ns);
+        append_roll_back(append);
     } else {
         tail_holder_unref(session, old_tail);
         tell(append, worker);
@@ -302,10 +320,4 @@ static void commit(struct job *job, uint32_t worker)
             append->parts[i].tile = NULL; /* the sequence's now */
     }
     append_finish(append);
-}
-
-void append_commit(struct append *append, uint32_t worker)
-{
-    append->job.run = commit;
-    commit(&append->job, worker);
 }

@@ -90,16 +90,11 @@ void sequence_adopt_zones(struct session *session, const struct sequence *sequen
 static const void *object_before(const struct append *append, uint32_t i, size_t *ret_n_bytes)
 {
     const struct sequence *sequence = append->sequence;
-    const struct part *part = i ? &append->parts[i - 1] : NULL;
     struct store_object base, fine;
     struct tile *tile = NULL;
 
-    if (part && !part->shared) {
-        *ret_n_bytes = part->n_base;
-        return part->base;
-    }
-    if (part)
-        tile = part->tile;
+    if (i)
+        tile = append->parts[i - 1].tile;
     else if (sequence->n_tiles)
         tile = sequence->tiles[sequence->n_tiles - 1];
     if (!tile || tile_check(tile))
