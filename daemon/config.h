@@ -45,6 +45,7 @@ struct config {
     uint32_t max_queued_jobs;
     uint32_t max_connections_per_uid;
     uint32_t connection_idle_seconds;
+    uint32_t stall_seconds; /* in which the client of a stream has to take a message */
     uint32_t grace_seconds; /* at shutdown */
     uint32_t lease_seconds;
     uint32_t scrub_seconds; /* in which each arena is verified once; 0: never */

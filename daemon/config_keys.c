@@ -38,6 +38,7 @@ static const struct config_key keys[] = {
     { DAEMON(max_queued_jobs), "1024", NUMBER, IN(max_queued_jobs), 1, 1000000 },
     { DAEMON(max_connections_per_uid), "256", NUMBER, IN(max_connections_per_uid), 1, 65536 },
     { DAEMON(connection_idle_seconds), "600", NUMBER, IN(connection_idle_seconds), 1, 86400 },
+    { DAEMON(stall_seconds), "300", NUMBER, IN(stall_seconds), 1, 86400 },
     { DAEMON(grace_seconds), "5", NUMBER, IN(grace_seconds), 0, 300, LIVE },
     { DAEMON(lease_seconds), "10", NUMBER, IN(lease_seconds), 1, 3600 },
     { DAEMON(scrub_seconds), "86400", NUMBER, IN(scrub_seconds), 0, 31536000 },

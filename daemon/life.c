@@ -141,6 +141,7 @@ static void on_tick(uv_timer_t *timer)
     struct daemon *daemon = timer->data;
 
     session_tick(daemon->session, session_now_ns());
+    rpc_server_tick(daemon->rpc);
 }
 
 /* --- sockets ---------------------------------------------------------------------------------- */
@@ -291,6 +292,7 @@ static int make_servers(struct daemon *daemon)
         .peer = rpc_peer,
         .user = daemon,
         .idle_ms = daemon->config.connection_idle_seconds * 1000,
+        .stall_seconds = daemon->config.stall_seconds,
         .max_streams = MAX_STREAMS,
     };
     const struct handout_options side = { .session = daemon->session, .silent_ms = SILENT_MS };

@@ -269,6 +269,8 @@ void rpc_call_send_buffer(struct rpc_call *call, grpc_byte_buffer *buffer)
     pthread_mutex_lock(&call->mutex);
     if (!call->finished) {
         call->sending = true;
+        if (call->method->ends_stalled)
+            rpc_stalls_begin(&call->server->stalls, call);
         n_ops = add_headers(call, ops);
         n_ops += add_message(&ops[n_ops], buffer);
         start(call, ops, n_ops, &call->on_sent);
@@ -328,6 +330,8 @@ static void on_received(struct rpc_call *call, bool ok)
 static void on_sent(struct rpc_call *call, bool ok)
 {
     call->sending = false;
+    if (call->method->ends_stalled)
+        rpc_stalls_end(&call->server->stalls, call);
     if (!ok || is_finished(call))
         return;
     if (call->method->sent)

@@ -18,6 +18,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+#include "daemon/rpc/rpc_stall.h"
 #include "daemon/session.h"
 #include "daemon/work.h"
 #include "lib/base/defs.h"
@@ -42,6 +43,7 @@ struct rpc_method {
     enum rpc_kind kind;
     enum rpc_admission admission;
     const ProtobufCMessageDescriptor *request;
+    bool ends_stalled; /* see rpc_stall.h; RPC_TENANTS only */
     /* A request has come: call->message. Ends in a reply or a failure, now or later. */
     void (*handle)(struct rpc_call *call, const void *message);
     void (*half_closed)(struct rpc_call *call); /* no more requests; default: status OK */
@@ -76,6 +78,7 @@ struct rpc_call {
     bool woken;    /* atomic: the wake tag is in the queue */
     bool is_dead;  /* atomic: cancelled */
     int cancelled; /* core's, written before the close tag comes */
+    struct rpc_stall stall;
     /* the mutex guards what follows, and grpc_call_start_batch(), which is not safe per call */
     pthread_mutex_t mutex;
     bool sent_headers, finished;

@@ -178,6 +178,7 @@ int rpc_server_new(const struct rpc_server_options *options, struct rpc_server *
     pthread_setname_np(server->thread, "rpc");
     rpc_health_init(&server->health);
     rpc_uploads_init(&server->uploads);
+    rpc_stalls_init(&server->stalls, options->stall_seconds);
     grpc_init();
     make_core(server);
     grpc_server_start(server->core);
@@ -190,6 +191,11 @@ int rpc_server_new(const struct rpc_server_options *options, struct rpc_server *
 void rpc_server_add_fd(struct rpc_server *server, int fd)
 {
     grpc_server_add_channel_from_fd(server->core, fd, server->credentials);
+}
+
+void rpc_server_tick(struct rpc_server *server)
+{
+    rpc_stalls_run(&server->stalls, session_now_ns());
 }
 
 /* --- end -------------------------------------------------------------------------------------- */
@@ -244,6 +250,7 @@ struct rpc_server *rpc_server_free(struct rpc_server *server)
     grpc_shutdown();
     rpc_watchers_deinit(&server->watchers);
     rpc_uploads_deinit(&server->uploads);
+    rpc_stalls_deinit(&server->stalls);
     rpc_health_deinit(&server->health);
     pthread_mutex_destroy(&server->start);
     free(server);

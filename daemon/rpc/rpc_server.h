@@ -24,8 +24,9 @@ struct rpc_server_options {
     /* Who is behind descriptor fd (acceptor_peer)? 0, or 1 when unknown: the call is refused. */
     int (*peer)(void *user, int fd, struct session_peer *ret_peer);
     void *user;
-    uint32_t idle_ms;     /* connections without a call are closed after this */
-    uint32_t max_streams; /* per connection */
+    uint32_t idle_ms;       /* connections without a call are closed after this */
+    uint32_t stall_seconds; /* in which the client of a stream has to take a message */
+    uint32_t max_streams;   /* per connection */
 };
 
 /**
@@ -38,6 +39,9 @@ int rpc_server_new(const struct rpc_server_options *options,
 
 /** takes the connected socket; any thread before shutdown_begin */
 void rpc_server_add_fd(struct rpc_server *server, int fd);
+
+/** rpc_server_tick() - once a second: streams that nobody takes end. The loop thread */
+void rpc_server_tick(struct rpc_server *server);
 
 /**
  * rpc_server_shutdown_begin() - health says NOT_SERVING, its watchers end, no new calls

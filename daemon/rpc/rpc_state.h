@@ -9,6 +9,7 @@
 #include "daemon/rpc/rpc_health.h"
 #include "daemon/rpc/rpc_install.h"
 #include "daemon/rpc/rpc_server.h"
+#include "daemon/rpc/rpc_stall.h"
 #include "daemon/rpc/rpc_watch.h"
 
 /* libgrpc is not instrumented: ThreadSanitizer can't see that a tag, or memory passed as a slice,
@@ -45,6 +46,7 @@ struct rpc_server {
     struct rpc_health health;
     struct rpc_uploads uploads;
     struct rpc_watchers watchers;
+    struct rpc_stalls stalls;
 };
 
 /** rpc_server_top_up() - ask core for as many calls as should be waiting */

@@ -370,3 +370,38 @@ def test_memory_of_stalled_readers(api, make_daemon):
     for channel in channels:
         channel.close()
     wait_until(lambda: d.n_fds() < 40, what="the end of the connections")
+
+
+# --- clients that take nothing --------------------------------------------------------------------
+
+
+SMALL_WINDOW = ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65535)
+
+
+def test_stalled_streams_end(api, make_daemon):
+    """What they hold is let go, as the raw tails show, which nobody else has any more."""
+    from rpc import Stubs, calibrate_requests
+    n_tokens = 8 * 2048 + 100
+    d = make_daemon({"tenant test": {"arena_bytes": "64M"}, "daemon": {"stall_seconds": 3, "cpu": "auto"}})
+    with open_channel(d.grpc_path, *SMALL_WINDOW) as channel:
+        stubs = Stubs(api, channel)
+        profile_id = stubs.profiles.Calibrate(calibrate_requests(
+            api, [random_numbers(1024, seed) for seed in (1, 2)]), timeout=120).profile_id
+        read, exported, taken = (create(api, stubs, profile_id) for _ in range(3))
+        for sequence in (read, exported, taken):
+            for at in range(0, n_tokens, 2048):
+                n = min(2048, n_tokens - at)
+                stubs.kv.Append(chunk(api, sequence, at, random_numbers(n, at), range(at, at + n)))
+        calls = [stubs.kv.ReadStream(api.ReadStreamRequest(sequence_id=read, n_tokens=n_tokens), timeout=600),
+                 stubs.kv.Export(api.ExportRequest(sequence_id=exported), timeout=600)]
+        for call in calls:
+            next(call)
+        assert read_all(api, stubs, taken, n_tokens).shape[3] == n_tokens
+        for sequence in (read, exported, taken):
+            release(api, stubs, sequence)
+        wait_until(lambda: stubs.monitor.GetStatus(api.GetStatusRequest()).tail_bytes == 0, timeout=60,
+                   what="the end of stalled streams")
+        for call in calls:
+            refusal = refused(api, "UNAVAILABLE", None, lambda timeout: call)
+            assert "took nothing of the stream for 3 s" in refusal.message
+        assert stubs.monitor.GetStatus(api.GetStatusRequest()).errors == len(calls)

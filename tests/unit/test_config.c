@@ -67,6 +67,7 @@ static void test_defaults(void **state)
     assert_int_equal(config.calibration_max_bytes, 1 << 30);
     assert_int_equal(config.calibration_park_seconds, 600);
     assert_int_equal(config.event_history, 4096);
+    assert_int_equal(config.stall_seconds, 300);
 }
 
 static void test_values(void **state)

@@ -254,8 +254,10 @@ class Client:
                     timeout: float = 600.0) -> streams.Chunks:
         """read() in chunks of at most chunk_bytes (0: 1 MiB), without staging: an iterator over (first
         token, first layer, array), tile by tile, and in a tile some layers at a time; its is_coded and
-        is_dropped say what the last one was made from. Nothing is sent that is not taken. What it holds in the daemon is let go at its end, or at cancel(); `with` cancels.
-        read(via="stream") gives an array, and goes on by itself after the connection broke."""
+        is_dropped say what the last one was made from. Nothing is sent that is not taken, and when nothing
+        is taken for the daemon's stall_seconds (300) it ends (UNAVAILABLE). What it holds in the daemon is
+        let go at its end, or at cancel(); `with` cancels. read(via="stream") gives an array, and goes on by
+        itself after the connection broke."""
         n = sequence.n_tokens - first if n is None else n
         request = streams.read_request(sequence, first, n, layers, dtype, base_only, chunk_bytes)
         return streams.Chunks(self._kv, sequence, request, dtype, timeout)
