@@ -136,6 +136,15 @@ static void put(struct hub *hub, struct channel *channel, const struct event *ev
     }
 }
 
+static void put_for(struct hub *hub, const struct event *event, uint64_t now_ms)
+{
+    uint64_t time_unix_ms = event->time_unix_ms ? event->time_unix_ms : now_ms;
+
+    for (uint32_t i = 0; i < hub->n_tenants; i++)
+        if (event->tenant == i || event->tenant == EVENT_ALL_TENANTS)
+            put(hub, &hub->channels[i], event, time_unix_ms);
+}
+
 static uint64_t n_pending(const struct hub_subscriber *s)
 {
     return s->channel->last_seq + 1 - s->cursor;
@@ -206,16 +215,16 @@ static void hold(struct hub_batch *batch, const struct hub_subscriber *s, uint32
 
 void hub_publish(struct hub *hub, const struct event *event)
 {
-    uint64_t time_unix_ms = event->time_unix_ms ? event->time_unix_ms : hub->clock_unix_ms();
+    hub_publish_all(hub, event, 1);
+}
+
+void hub_publish_all(struct hub *hub, const struct event *events, uint32_t n)
+{
+    uint64_t now_ms = hub->clock_unix_ms();
 
     pthread_mutex_lock(&hub->mutex);
-    if (!hub->closed) {
-        if (event->tenant == EVENT_ALL_TENANTS)
-            for (uint32_t i = 0; i < hub->n_tenants; i++)
-                put(hub, &hub->channels[i], event, time_unix_ms);
-        else if (event->tenant < hub->n_tenants)
-            put(hub, &hub->channels[event->tenant], event, time_unix_ms);
-    }
+    for (uint32_t i = 0; i < n && !hub->closed; i++)
+        put_for(hub, &events[i], now_ms);
     pthread_mutex_unlock(&hub->mutex);
 }
 

@@ -72,6 +72,9 @@ uint64_t hub_now_ms(const struct hub *hub);
 
 void hub_publish(struct hub *hub, const struct event *event);
 
+/** hub_publish_all() - n of them; whoever looks sees all or none, so that they are told together */
+void hub_publish_all(struct hub *hub, const struct event *events, uint32_t n);
+
 #define HUB_FROM_NOW    UINT64_MAX       /* only what is new */
 #define HUB_FROM_OLDEST (UINT64_MAX - 1) /* all that is kept; what is not has not been missed */
 

@@ -51,6 +51,8 @@ struct monitor {
     struct monitor_table table;
     struct tenant_counts *tenants; /* [n_tenants] */
     uint8_t *scratch;              /* one record */
+    struct event *said;            /* [HUB_BATCH]: of a tile, not yet published */
+    uint32_t n_said;
 };
 
 /* --- events; locked --------------------------------------------------------------------------- */
@@ -65,6 +67,21 @@ static struct event event_of(const struct monitor_tile *tile, enum event_kind ki
                            .risk = { .layer = stream / (2 * tile->n_kv_heads),
                                      .kind = (uint8_t)(stream / tile->n_kv_heads % 2),
                                      .head = stream % tile->n_kv_heads } };
+}
+
+static void publish(struct monitor *monitor)
+{
+    hub_publish_all(monitor->options.hub, monitor->said, monitor->n_said);
+    monitor->n_said = 0;
+}
+
+/* A tile's go out together: one by one, the first would be sent while the others still come, and
+ * these would have to wait for the next message. Of very many, as many as a message holds. */
+static void say(struct monitor *monitor, const struct event *event)
+{
+    monitor->said[monitor->n_said++] = *event;
+    if (monitor->n_said == HUB_BATCH)
+        publish(monitor);
 }
 
 /* @group: after which the zone is another one; 0: before the tile */
@@ -82,7 +99,7 @@ static void tell_change(struct monitor *monitor, const struct monitor_tile *tile
         event.a += (group - 1) * RISK_TILE_GROUP;
     counts->yellow_entries += event.risk.to == RISK_YELLOW && event.risk.from == RISK_GREEN;
     counts->red_entries += event.risk.to == RISK_RED;
-    hub_publish(monitor->options.hub, &event);
+    say(monitor, &event);
 }
 
 static void tell_resets(struct monitor *monitor, const struct monitor_tile *tile,
@@ -100,7 +117,7 @@ static void tell_resets(struct monitor *monitor, const struct monitor_tile *tile
             continue;
         event.risk.cause = courses[i].cause;
         event.b = n == tile->n_streams; /* all: told once */
-        hub_publish(monitor->options.hub, &event);
+        say(monitor, &event);
         if (event.b)
             break;
     }
@@ -125,10 +142,11 @@ static void tell(struct monitor *monitor, const struct monitor_tile *tile,
         was_clear = was_clear && courses[i].before == RISK_GREEN;
         is_clear = is_clear && courses[i].zone[RISK_TILE_GROUPS] == RISK_GREEN;
     }
-    if (was_clear || !is_clear)
-        return;
-    monitor->tenants[tile->tenant].all_clears++;
-    hub_publish(monitor->options.hub, &cleared);
+    if (!was_clear && is_clear) {
+        monitor->tenants[tile->tenant].all_clears++;
+        say(monitor, &cleared);
+    }
+    publish(monitor);
 }
 
 /* --- taking out; locked ----------------------------------------------------------------------- */
@@ -288,7 +306,8 @@ static int monitor_init(struct monitor *monitor)
     if (r)
         return error_fold(r);
     monitor->scratch = malloc(monitor->rings[0].n_bytes);
-    if (!monitor->scratch)
+    monitor->said = calloc(HUB_BATCH, sizeof(monitor->said[0]));
+    if (!monitor->scratch || !monitor->said)
         return error_origin(-ENOMEM);
     r = pthread_create(&monitor->thread, NULL, run, monitor);
     monitor->has_thread = !r;
@@ -329,6 +348,7 @@ struct monitor *monitor_free(struct monitor *monitor)
         monitor_ring_deinit(&monitor->rings[i]);
     monitor_table_deinit(&monitor->table);
     free(monitor->scratch);
+    free(monitor->said);
     free(monitor->tenants);
     free(monitor->rings);
     sem_destroy(&monitor->wake);

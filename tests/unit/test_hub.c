@@ -529,6 +529,49 @@ static void test_threads(void **state)
     hub_free(hub);
 }
 
+enum { N_TOGETHER = 4, N_TIMES = 4000 };
+
+static void *publish_together(void *argument)
+{
+    struct event events[N_TOGETHER];
+
+    for (uint32_t i = 0; i < N_TOGETHER; i++)
+        events[i] = (struct event){ .kind = EVENT_TILE_SHARED, .tenant = ME, .id = i };
+    for (int i = 0; i < N_TIMES; i++)
+        hub_publish_all(argument, events, N_TOGETHER);
+    hub_close(argument);
+    return NULL;
+}
+
+static void test_what_is_published_together_is_seen_together(void **state)
+{
+    struct hub *hub = NULL;
+    struct hub_batch *batch = calloc(1, sizeof(*batch));
+    struct hub_subscriber *subscriber;
+    uint32_t n_wakes = 0;
+    uint64_t n = 0;
+    pthread_t thread;
+    int r;
+
+    (void)state;
+    assert_non_null(batch);
+    assert_int_equal(hub_new(N_TENANTS, N_TOGETHER * N_TIMES, 77, clock_unix_ms, &hub), 0);
+    subscriber = subscribe(hub, HUB_FROM_NOW, N_TOGETHER * N_TIMES, &n_wakes);
+    assert_int_equal(pthread_create(&thread, NULL, publish_together, hub), 0);
+    while ((r = hub_take(subscriber, batch)) != 2)
+        if (!r) {
+            assert_int_equal(batch->n % N_TOGETHER, 0);
+            for (uint32_t i = 0; i < batch->n; i++)
+                assert_int_equal(batch->events[i].id, i % N_TOGETHER);
+            n += batch->n;
+        }
+    pthread_join(thread, NULL);
+    assert_int_equal(n, N_TOGETHER * N_TIMES);
+    hub_unsubscribe(subscriber);
+    hub_free(hub);
+    free(batch);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -544,6 +587,7 @@ int main(void)
         cmocka_unit_test(test_acknowledgements),
         cmocka_unit_test(test_close_comes_after_what_is_left),
         cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_what_is_published_together_is_seen_together),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

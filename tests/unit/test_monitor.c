@@ -180,6 +180,35 @@ static void test_inputs(void **state)
     drop(&f);
 }
 
+/* More events than are published at once, in one order: resets, then group by group. */
+static void test_very_many_events(void **state)
+{
+    enum { MANY = 512 };
+    struct fixture f = make(1 << 20, NULL);
+    struct risk_course *courses = calloc(MANY, sizeof(*courses));
+    struct monitor_tile tile = tile_of(1, 0);
+
+    (void)state;
+    assert_non_null(courses);
+    tile.n_streams = MANY;
+    for (uint32_t i = 0; i < MANY; i++)
+        courses[i] = (struct risk_course){ .was_reset = i > 0,
+                                           .zone = { RISK_GREEN, RISK_YELLOW, RISK_YELLOW } };
+    monitor_push(f.monitor, 0, &tile, courses);
+    monitor_flush(f.monitor);
+    for (uint32_t i = 1; i < MANY; i++)
+        assert_int_equal(next(&f, EVENT_STREAM_RESET).risk.layer, i / (2 * N_HEADS));
+    for (uint32_t n = 0; n < 2 * MANY; n++) {
+        struct event event = next(&f, EVENT_ZONE_CHANGED);
+
+        assert_int_equal(event.a, n / MANY * 64);
+        assert_int_equal(event.risk.layer, n % MANY / (2 * N_HEADS));
+    }
+    no_more(&f);
+    free(courses);
+    drop(&f);
+}
+
 static struct monitor_heat heat_of(struct fixture *f, uint32_t tenant, uint64_t profile,
                                    uint64_t sequence_id)
 {
@@ -436,10 +465,11 @@ static void test_ring(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ring),    cmocka_unit_test(test_events),
-        cmocka_unit_test(test_inputs),  cmocka_unit_test(test_heat),
-        cmocka_unit_test(test_order),   cmocka_unit_test(test_full),
-        cmocka_unit_test(test_bounded), cmocka_unit_test(test_forget),
+        cmocka_unit_test(test_ring),   cmocka_unit_test(test_events),
+        cmocka_unit_test(test_inputs), cmocka_unit_test(test_very_many_events),
+        cmocka_unit_test(test_heat),   cmocka_unit_test(test_order),
+        cmocka_unit_test(test_full),   cmocka_unit_test(test_bounded),
+        cmocka_unit_test(test_forget),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
