@@ -3,7 +3,7 @@
 /*
  * Who watches, and when they are sent what has happened
  *
- *     quiet --an event--> due: within 10 ms --> flush, some at a time --> quiet
+ *     quiet --an event--> due: in at most 10 ms --> flush, some at a time --> quiet
  *
  * Thread: the completion queue's.
  */
