@@ -254,6 +254,9 @@ int strip_init(struct strip *strip, struct store *store, const struct arena_line
 void strip_recover(struct strip *strip, struct store *store, const struct arena_line *line,
                    uint32_t slot);
 
+/** strip_complete() - a recovered one takes its second slot, if one is free; not shared yet */
+void strip_complete(struct strip *strip);
+
 /** strip_verify() - by line and checksum, now. Thread: any. Return: 0; STORE_E_CORRUPT */
 int strip_verify(struct strip *strip, uint64_t *ret_n_bytes) _must_check_;
 

@@ -395,6 +395,14 @@ static void list_free_slots(struct recovery *r)
     }
 }
 
+/* Each strip had two slots; one of them was free, as growing needs it, and is to be its own again
+ * before others take what there is. */
+static void complete_strips(struct recovery *r)
+{
+    for (struct strip *strip = r->store->strips; strip; strip = strip->next)
+        strip_complete(strip);
+}
+
 static int recover(struct recovery *r)
 {
     struct store *s = r->store;
@@ -414,6 +422,7 @@ static int recover(struct recovery *r)
         return error_fold(e);
     sweep(r); /* orphans */
     list_free_slots(r);
+    complete_strips(r);
     r->counts->n_retired = s->n_retired_slots;
     return 0;
 }

@@ -228,6 +228,12 @@ static int take_other_slot(struct strip *strip)
     return r;
 }
 
+void strip_complete(struct strip *strip)
+{
+    if (strip->store->n_free_slots)
+        (void)!take_other_slot(strip); /* which is there then */
+}
+
 /* The bytes are copied without the mutex, behind what anybody reads; the rest is short. */
 int strip_grow(struct strip *strip, const void *bytes, uint64_t n_bytes, uint32_t n_tokens)
 {

@@ -232,6 +232,31 @@ static void test_records(void **state)
     store_free(s);
 }
 
+/* What grows has its second slot from the start, also when later ones take all that are left. */
+static void test_growing_needs_no_slot(void **state)
+{
+    struct store_recovery found;
+    struct counted c = { 0 };
+    struct store *s = new_store(MIB, &c);
+    uint8_t bytes[2 * ROW];
+    struct record *record;
+    struct tail *tail;
+    struct tile *t;
+
+    (void)state;
+    fill_bytes(bytes, sizeof(bytes), 1);
+    assert_int_equal(record_new(s, 5, bytes, 100, 4000, NULL, 0, &record), 0);
+    assert_int_equal(tail_new(s, 5, ZERO, DPQ_BF16, ROW, 0, 0, 0, &tail), 0);
+    assert_int_equal(tail_grow(tail, bytes, 1), 0);
+    s = reopen(s, 0, &c, &found);
+    for (uint8_t i = 0; !put(s, i, 100, 0, &t);) /* all referred to */
+        i++;
+    assert_int_equal(s->n_free_slots, 0);
+    assert_int_equal(record_grow(record_next(s, NULL), bytes, 100), 0);
+    assert_int_equal(tail_grow(tail_next(s, NULL), bytes + ROW, 1), 0);
+    store_free(s);
+}
+
 /* What a client may still read by a lease of the process before is not written over. */
 static void test_grace(void **state)
 {
@@ -645,7 +670,7 @@ int main(void)
         cmocka_unit_test(test_quarantine), cmocka_unit_test(test_flipped_bits),
         cmocka_unit_test(test_disputes),   cmocka_unit_test(test_retired),
         cmocka_unit_test(test_order),      cmocka_unit_test(test_scrub),
-        cmocka_unit_test(test_file),
+        cmocka_unit_test(test_file),       cmocka_unit_test(test_growing_needs_no_slot),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
