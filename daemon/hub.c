@@ -311,6 +311,17 @@ int hub_next(struct hub_subscriber *s, struct event *ret_event, uint64_t *ret_lo
     return r;
 }
 
+bool hub_is_full(struct hub_subscriber *s)
+{
+    uint32_t half = (s->request.queue + 1) / 2, most = half < HUB_BATCH ? half : HUB_BATCH;
+    bool full;
+
+    pthread_mutex_lock(&s->hub->mutex);
+    full = n_pending(s) >= most || s->hub->closed;
+    pthread_mutex_unlock(&s->hub->mutex);
+    return full;
+}
+
 void hub_arm(struct hub *hub)
 {
     pthread_mutex_lock(&hub->mutex);

@@ -118,6 +118,9 @@ struct hub_batch {
  */
 int hub_take(struct hub_subscriber *subscriber, struct hub_batch *batch);
 
+/** hub_is_full() - as much waits for it as a batch, or half its queue, holds; or the hub closes */
+bool hub_is_full(struct hub_subscriber *subscriber);
+
 /** hub_next() - one event; returns as hub_take(), outputs untouched unless 0 */
 int hub_next(struct hub_subscriber *subscriber, struct event *ret_event, uint64_t *ret_lost);
 

@@ -10,6 +10,10 @@
  * few are told at once after a moment's rest, then 2 ms apart at least; 50 and more are told 10 ms
  * after the first event. Whoever is still sending is left out, and looked at when that is done. A
  * message that is full is followed by the next one at once.
+ *
+ * A subscriber may ask for fewer messages. It is then left out until its time has come, or a
+ * message is full. Such times are multiples of what was asked for: those who asked for the same are
+ * sent the same bytes at the same time.
  */
 #include "daemon/rpc/rpc_watch.h"
 
@@ -30,7 +34,8 @@ enum {
     FLUSH_MAX_NS = 10000000,
     FLUSH_MIN_NS = 2000000,
     FLUSH_EACH_NS = 200000, /* for each subscriber: 5,000 messages a second */
-    AT_ONCE = 32,           /* subscribers, before other calls have their turn */
+    MAX_FLUSH_MS = 10000,
+    AT_ONCE = 32, /* subscribers, before other calls have their turn */
 };
 
 struct rpc_watcher {
@@ -39,6 +44,8 @@ struct rpc_watcher {
     struct hub_subscriber *subscriber; /* NULL: it is over */
     bool is_full;                      /* the message on its way */
     bool is_behind;                    /* was left out of a flush */
+    uint64_t apart_ns;                 /* as it asked; 0: no more than others */
+    uint64_t due_ns;                   /* when it will not be left out for that; 0: not known yet */
 };
 
 /* --- all watchers ----------------------------------------------------------------------------- */
@@ -76,7 +83,7 @@ static void leave(struct rpc_watcher *watcher)
     if (!watcher->subscriber)
         return;
     watchers = &watcher->call->server->watchers;
-    watchers->n--;
+    watchers->n_prompt -= !watcher->apart_ns;
     watcher->subscriber = hub_unsubscribe(watcher->subscriber);
     if (watchers->turn == watcher)
         watchers->turn = watcher->next;
@@ -117,7 +124,7 @@ static void pump(struct rpc_watcher *watcher)
 
 static void schedule(struct rpc_watchers *watchers)
 {
-    uint64_t apart_ns = (uint64_t)watchers->n * FLUSH_EACH_NS;
+    uint64_t apart_ns = (uint64_t)watchers->n_prompt * FLUSH_EACH_NS;
     uint64_t now_ns = session_now_ns(), due_ns;
 
     if (apart_ns < FLUSH_MIN_NS)
@@ -127,6 +134,22 @@ static void schedule(struct rpc_watchers *watchers)
         due_ns = now_ns;
     if (due_ns < watchers->due_ns)
         watchers->due_ns = due_ns;
+}
+
+/* Something may have happened, but a subscriber wants it with what follows. */
+static bool waits(struct rpc_watchers *watchers, struct rpc_watcher *watcher, uint64_t now_ns)
+{
+    if (!watcher->apart_ns)
+        return false;
+    if (!watcher->due_ns)
+        watcher->due_ns = (now_ns / watcher->apart_ns + 1) * watcher->apart_ns;
+    if (now_ns < watcher->due_ns && !hub_is_full(watcher->subscriber)) {
+        if (watcher->due_ns < watchers->due_ns)
+            watchers->due_ns = watcher->due_ns;
+        return true;
+    }
+    watcher->due_ns = 0;
+    return false;
 }
 
 uint64_t rpc_watchers_due_ns(const struct rpc_watchers *watchers)
@@ -144,11 +167,14 @@ void rpc_watchers_run(struct rpc_watchers *watchers, struct hub *hub, uint64_t n
         hub_arm(hub); /* before looking: what comes from now on wakes again */
         watchers->turn = watchers->first;
     }
-    for (int i = 0; i < AT_ONCE && watchers->turn; i++) {
+    for (int i = 0; i < AT_ONCE && watchers->turn;) {
         struct rpc_watcher *watcher = watchers->turn;
 
         watchers->turn = watcher->next;
+        if (waits(watchers, watcher, now_ns))
+            continue;
         pump(watcher);
+        i++;
     }
 }
 
@@ -194,13 +220,18 @@ static uint64_t where_to_begin(const Deltapq__V1__WatchRequest *request, uint64_
     return request->after_seq ? request->after_seq : HUB_FROM_OLDEST;
 }
 
-static bool refuse(struct rpc_call *call, uint32_t queue)
+static bool refuse(struct rpc_call *call, const Deltapq__V1__WatchRequest *request)
 {
     uint32_t n = 0;
 
-    if (queue > MAX_QUEUE) {
+    if (request->queue > MAX_QUEUE) {
         rpc_call_refuse(call, SESSION_INVALID_ARGUMENT, "QUEUE", "queue %u is more than %d events",
-                        queue, MAX_QUEUE);
+                        request->queue, MAX_QUEUE);
+        return true;
+    }
+    if (request->flush_ms > MAX_FLUSH_MS) {
+        rpc_call_refuse(call, SESSION_INVALID_ARGUMENT, "FLUSH_MS", "flush_ms %u is more than %d",
+                        request->flush_ms, MAX_FLUSH_MS);
         return true;
     }
     for (struct rpc_watcher *w = call->server->watchers.first; w; w = w->next)
@@ -217,7 +248,7 @@ static void join(struct rpc_watchers *watchers, struct rpc_watcher *watcher)
     if (watcher->next)
         watcher->next->prev = watcher;
     watchers->first = watcher;
-    watchers->n++;
+    watchers->n_prompt += !watcher->apart_ns;
 }
 
 void rpc_watch(struct rpc_call *call, const void *message)
@@ -225,18 +256,18 @@ void rpc_watch(struct rpc_call *call, const void *message)
     const Deltapq__V1__WatchRequest *request = message;
     struct rpc_watchers *watchers = &call->server->watchers;
     struct hub *hub = call->server->options.hub;
-    uint32_t queue = request->queue ? request->queue : DEFAULT_QUEUE;
+    uint64_t apart_ns = (uint64_t)request->flush_ms * 1000000;
     struct rpc_watcher *watcher;
     struct hub_request subscription = {
         .tenant = call->tenant,
         .after_seq = where_to_begin(request, hub_incarnation(hub)),
-        .queue = queue,
+        .queue = request->queue ? request->queue : DEFAULT_QUEUE,
         .acknowledges = request->acknowledges,
         .wake = wake,
         .user = call,
     };
 
-    if (refuse(call, queue))
+    if (refuse(call, request))
         return;
     watcher = rpc_call_state(call, sizeof(*watcher));
     if (!watcher)
@@ -246,6 +277,7 @@ void rpc_watch(struct rpc_call *call, const void *message)
         return;
     }
     watcher->call = call;
+    watcher->apart_ns = apart_ns > FLUSH_MAX_NS ? apart_ns : 0;
     join(watchers, watcher);
     hub_where(watcher->subscriber, &watchers->batch->first_seq, &watchers->batch->lost);
     watchers->batch->n = 0;

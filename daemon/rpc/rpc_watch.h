@@ -16,7 +16,7 @@ struct rpc_watcher;
 
 struct rpc_watchers {
     struct rpc_watcher *first;
-    uint32_t n;
+    uint32_t n_prompt;        /* of them, that did not ask for fewer messages */
     struct rpc_watcher *turn; /* next in the flush under way; NULL: none is */
     uint64_t due_ns;          /* of the next flush, by session_now_ns(); UINT64_MAX: none */
     uint64_t flushed_ns;      /* when the last one began */

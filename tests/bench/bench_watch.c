@@ -1,5 +1,5 @@
 /*
- * Many subscribers of events in one process: bench_watch SOCKET SUBSCRIBERS [STALLED]
+ * Many subscribers of events in one process: bench_watch SOCKET SUBSCRIBERS [STALLED [FLUSH_MS]]
  *
  * Subscribes, says "ready" and takes what comes until a line with a number is read: the tenant's
  * last event. When all subscribers are there (or after 10 s), one line of JSON: what each received
@@ -44,7 +44,7 @@ struct histogram {
 struct bench {
     grpc_completion_queue *queue;
     struct subscriber *subscribers;
-    long n, n_stalled;
+    long n, n_stalled, flush_ms;
     uint64_t n_messages, n_bytes;
     struct histogram zones, others;
 };
@@ -170,6 +170,7 @@ static void subscribe(struct bench *bench, struct subscriber *s, grpc_channel *c
     grpc_slice bytes;
 
     request.from_now = 1;
+    request.flush_ms = (uint32_t)bench->flush_ms;
     bytes = grpc_slice_malloc(deltapq__v1__watch_request__get_packed_size(&request));
     deltapq__v1__watch_request__pack(&request, GRPC_SLICE_START_PTR(bytes));
     buffer = grpc_raw_byte_buffer_create(&bytes, 1);
@@ -275,8 +276,9 @@ int main(int argc, char **argv)
 
     bench.n = argc > 2 ? strtol(argv[2], NULL, 10) : 0;
     bench.n_stalled = argc > 3 ? strtol(argv[3], NULL, 10) : 0;
+    bench.flush_ms = argc > 4 ? strtol(argv[4], NULL, 10) : 0;
     if (bench.n < 1 || bench.n > 100000 || bench.n_stalled < 0 || bench.n_stalled > bench.n) {
-        fprintf(stderr, "Usage: bench_watch SOCKET SUBSCRIBERS [STALLED]\n");
+        fprintf(stderr, "Usage: bench_watch SOCKET SUBSCRIBERS [STALLED [FLUSH_MS]]\n");
         return 2;
     }
     grpc_init();

@@ -4,8 +4,9 @@
 usage: tests/bench/watch.py [--seconds S] [--write]     (environment: DELTAPQD; see scripts/test)
 
 hub      1,000 subscribers of one C client (bench_watch.c), 100 events/s, evenly and in tens, as the
-         events of a tile come; processor time of the daemon beyond what it takes to make the same events
-         without subscribers; every event accounted for; memory, also with 100 that never read
+         events of a tile come; also to subscribers that let them gather (flush_ms); processor time of the
+         daemon beyond what it takes to make the same events without subscribers; every event accounted for;
+         memory, also with 100 that never read
 latency  from a tile's being stored, which carries the verdict, to a subscriber's callback, while appends keep
          the workers busy; 10 and 1,000 subscribers
 share    processor time of the risk thread over that of the workers, in the same run; and of the encoder's
@@ -60,8 +61,9 @@ def resident(pid: int) -> int:
 class Subscribers:
     """bench_watch with so many subscribers, until end()."""
 
-    def __init__(self, socket: str, n: int, n_stalled: int = 0):
-        self.process = subprocess.Popen([str(BUILD / "clients/c/bench_watch"), socket, str(n), str(n_stalled)],
+    def __init__(self, socket: str, n: int, n_stalled: int = 0, flush_ms: int = 0):
+        program = BUILD / "clients/c/bench_watch"
+        self.process = subprocess.Popen([str(program), socket, str(n), str(n_stalled), str(flush_ms)],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout.readline() == "ready\n"
 
@@ -89,13 +91,13 @@ def publish(client, profile_id, seconds: float, at_once: int) -> int:
     return n
 
 
-def hub_run(seconds: float, n: int, at_once: int, n_stalled: int = 0) -> dict:
+def hub_run(seconds: float, n: int, at_once: int, n_stalled: int = 0, flush_ms: int = 0) -> dict:
     with Daemon({"tenant test": TENANT}) as daemon, Client(daemon.grpc_path, staging_bytes=0) as client:
         pid = daemon.process.pid
         profile_id = client.install_profile((ROOT / "tests/golden/toy.profile").read_bytes())
         publish(client, profile_id, .5, at_once)
         idle_bytes = resident(pid)
-        subscribers = Subscribers(daemon.grpc_path, n, n_stalled) if n else None
+        subscribers = Subscribers(daemon.grpc_path, n, n_stalled, flush_ms) if n else None
         before, begin = cpu(pid), time.monotonic()
         publish(client, profile_id, seconds, at_once)
         threads, wall = spent(before, cpu(pid)), time.monotonic() - begin
@@ -107,9 +109,11 @@ def hub_run(seconds: float, n: int, at_once: int, n_stalled: int = 0) -> dict:
 
 def hub(seconds: float) -> list:
     rows = []
-    for name, at_once, n_stalled in (("evenly", 1, 0), ("in tens", 10, 0), ("in tens, 100 never read", 10, 100)):
+    for name, at_once, n_stalled, flush_ms in (
+            ("evenly", 1, 0, 0), ("evenly, flush_ms 50", 1, 0, 50), ("evenly, flush_ms 100", 1, 0, 100),
+            ("in tens", 10, 0, 0), ("in tens, 100 never read", 10, 100, 0)):
         alone = hub_run(seconds, 0, at_once)
-        row = hub_run(seconds, 1000, at_once, n_stalled)
+        row = hub_run(seconds, 1000, at_once, n_stalled, flush_ms)
         rows.append({"events": name, "hub_cpu": row["cpu"] - alone["cpu"], "cpu_alone": alone["cpu"], **row})
         print(json.dumps(rows[-1]), flush=True)
     return rows

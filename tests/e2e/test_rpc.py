@@ -245,7 +245,7 @@ def test_shutdown_ends_watchers(api, make_daemon):
         health, events = [], [[] for _ in range(10)]
         request = api["grpc.health.v1.HealthCheckRequest"]()
         calls = [(stubs.health.Watch(request), health)]
-        calls += [(stubs.monitor.Watch(api.WatchRequest()), out) for out in events]
+        calls += [(stubs.monitor.Watch(api.WatchRequest(flush_ms=1000 * i)), out) for i, out in enumerate(events)]
         threads = [threading.Thread(target=collect, args=c) for c in calls]
         for thread in threads:
             thread.start()

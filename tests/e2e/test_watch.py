@@ -1,5 +1,6 @@
 """Monitor.Watch: what happens is told, in order, to everybody who keeps up."""
 
+import itertools
 import time
 
 import pytest
@@ -162,6 +163,17 @@ def test_events_gather(api, stubs, profile_id, watch):
     assert max(sizes) > 1 and len(sizes) < 400
 
 
+def test_who_can_wait_gets_fewer_messages(api, stubs, profile_id, watch):
+    """Full ones, in time, each with what came meanwhile, and at most one more for each 10 s."""
+    calls = [watch(from_now=True, flush_ms=10000, queue=512) for _ in range(2)]
+    begin = time.monotonic()
+    for _ in range(600):
+        stubs.kv.Release(api.ReleaseRequest(sequence_id=create(api, stubs, profile_id)))
+    for call in calls:
+        messages = {call.message.next_seq for _ in itertools.islice(call, 1024)}
+        assert len(messages) <= 9 + (time.monotonic() - begin) // 10 and call.message.lost == 0
+
+
 def test_acknowledgements(api, stubs, profile_id, watch):
     """What a subscriber has not dealt with is to be seen, though it was sent long ago."""
     def status():
@@ -192,5 +204,6 @@ def test_acknowledgements(api, stubs, profile_id, watch):
     refused(api, "NOT_FOUND", "SUBSCRIBER", ack, api.AckRequest(subscriber_id=subscriber, seq=seqs[2]))
 
 
-def test_queue_is_limited(api, stubs):
+def test_what_is_asked_for_is_limited(api, stubs):
     refused(api, "INVALID_ARGUMENT", "QUEUE", stubs.monitor.Watch, api.WatchRequest(queue=65537))
+    refused(api, "INVALID_ARGUMENT", "FLUSH_MS", stubs.monitor.Watch, api.WatchRequest(flush_ms=10001))

@@ -309,6 +309,35 @@ static void test_batches(void **state)
     free(batch);
 }
 
+static void test_full(void **state)
+{
+    struct hub *hub = NULL;
+    uint32_t n_wakes = 0;
+    struct hub_subscriber *large, *small;
+
+    (void)state;
+    assert_int_equal(hub_new(N_TENANTS, 1024, 77, clock_unix_ms, &hub), 0);
+    large = subscribe(hub, HUB_FROM_NOW, 1024, &n_wakes);
+    small = subscribe(hub, HUB_FROM_NOW, 8, &n_wakes);
+    publish_ids(hub, ME, 1, 3);
+    assert_false(hub_is_full(small));
+    publish(hub, ME, 4);
+    assert_true(hub_is_full(small));
+    expect(small, 1, 0);
+    assert_false(hub_is_full(small));
+    publish_ids(hub, ME, 5, HUB_BATCH - 1);
+    assert_false(hub_is_full(large));
+    publish(hub, ME, HUB_BATCH);
+    assert_true(hub_is_full(large));
+    expect(large, 1, 0);
+    assert_false(hub_is_full(large));
+    hub_close(hub);
+    assert_true(hub_is_full(large));
+    hub_unsubscribe(large);
+    hub_unsubscribe(small);
+    hub_free(hub);
+}
+
 static struct hub_counts counts_of(struct hub *hub, uint32_t tenant)
 {
     struct hub_counts counts;
@@ -584,6 +613,7 @@ int main(void)
         cmocka_unit_test(test_resume_from_what_is_kept),
         cmocka_unit_test(test_a_backlog_does_not_count_against_the_queue),
         cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_full),
         cmocka_unit_test(test_acknowledgements),
         cmocka_unit_test(test_close_comes_after_what_is_left),
         cmocka_unit_test(test_threads),

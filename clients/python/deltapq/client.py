@@ -521,9 +521,10 @@ class Client:
             sequence_id=sequence.id, streams=stream_choice(layer, kind, head))).first_token
 
     def watch(self, *, after_seq: int = 0, incarnation: int = 0, from_now: bool = False, queue: int = 0,
-              acknowledge: bool = True, resume_seconds: float = 60.0) -> Cursor:
+              flush_ms: int = 0, acknowledge: bool = True, resume_seconds: float = 60.0) -> Cursor:
         """Events, one after another: those that are kept first, or those after after_seq (see
         Cursor.position()), or only new ones. The daemon keeps `queue` (1 … 65536; 0: 1024) for a slow
-        reader, and sees how far it is unless acknowledge is False."""
+        reader, and sees how far it is unless acknowledge is False. It may let events gather for
+        flush_ms (0 … 10000), which costs it less."""
         return Cursor(self._socket, after_seq=after_seq, incarnation=incarnation, from_now=from_now, queue=queue,
-                      acknowledge=acknowledge, resume_seconds=resume_seconds)
+                      flush_ms=flush_ms, acknowledge=acknowledge, resume_seconds=resume_seconds)

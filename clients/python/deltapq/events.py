@@ -37,10 +37,11 @@ class Cursor:
     """
 
     def __init__(self, socket: str, *, after_seq: int = 0, incarnation: int = 0, from_now: bool = False,
-                 queue: int = 0, acknowledge: bool = True, resume_seconds: float = 60.0):
+                 queue: int = 0, flush_ms: int = 0, acknowledge: bool = True, resume_seconds: float = 60.0):
         self.seq, self.incarnation = after_seq, incarnation
         self.n_received = self.lost = self.n_restarts = 0
         self._from_now, self._queue, self._acknowledges = from_now, queue, acknowledge
+        self._flush_ms = flush_ms
         self._patience, self._cancelled = Patience(resume_seconds), False
         self._lost_before, self._events = 0, collections.deque()
         self._subscriber = 0
@@ -55,7 +56,7 @@ class Cursor:
             self._subscriber, self._lost_before, self._acked = 0, self.lost, 0
             self._call = self._stub.Watch(monitor.WatchRequest(
                 incarnation=self.incarnation, after_seq=self.seq, from_now=self._from_now, queue=self._queue,
-                acknowledges=self._acknowledges))
+                acknowledges=self._acknowledges, flush_ms=self._flush_ms))
             if self._cancelled:
                 self._call.cancel()
 
