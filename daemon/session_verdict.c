@@ -1,10 +1,14 @@
 /*
  * Verdicts on streams, between lib/codec and lib/risk, which do not know each other
  *
- * In depth, whatever is predicted from a stream that went wrong does without. Its own zone stays
- * what its own loop says: Red as well, as long as what it would be predicted from is. That is no
- * fault of its own, and it is coded without a reference: those above go on with it. So one bad
- * layer costs the next one its gain, and those above nothing, once its first tile is over.
+ * In Red a stream does without its reference only where that no longer helps: on text of another
+ * kind errors are beyond what calibration had, and yet would be larger without predictions.
+ *
+ * In depth, whatever is predicted from a stream that went wrong chooses token by token, and does
+ * without once its own loop says that predictions do not gain, whatever its zone. It is then coded
+ * without a reference, and those above go on with it. So a layer that spoils predictions costs the
+ * next one its gain, and those above nothing, once its first tile is over; one that is only coarse
+ * costs nobody more than that.
  */
 #include "daemon/session_verdict.h"
 
@@ -195,30 +199,39 @@ static uint8_t log2_of(uint32_t n)
     return n ? (uint8_t)__builtin_ctz(n) : 0;
 }
 
-/* In the order of streams: what one is predicted from comes before it. */
-static struct tile_verdict decide(struct verdict_desk *desk, uint32_t i)
+static struct tile_verdict verdict_of(const struct verdict_stream *s, uint32_t zone, bool gains)
+{
+    struct risk_action action = risk_zone_action(s->reference, zone, false, gains);
+
+    if (zone == RISK_GREEN)
+        return (struct tile_verdict){ 0 };
+    return (struct tile_verdict){
+        .mode = action.mode == RISK_MODE_INTRA && s->reference == RISK_REFERENCE_NONE
+                    ? TILE_VERDICT_REFERENCE
+                    : action.mode,
+        .keeps_fine = action.fine,
+        .group_log2 = log2_of(action.group),
+    };
+}
+
+/* In the order of streams: what one is predicted from comes before it.
+ * @asked: somebody wants a reset. Red wants one, too, but then of what helps no longer. */
+static struct tile_verdict decide(struct verdict_desk *desk, uint32_t i, bool asked)
 {
     const struct verdict_stream *s = &desk->book->streams[i];
-    const struct risk_zone *zone = &desk->monitors[i].zone;
-    struct tile_verdict verdict = { 0 };
-    uint32_t as = zone->zone;
-    struct risk_action action;
+    struct risk_zone *zone = &desk->monitors[i].zone;
+    bool is_predicted = s->reference != RISK_REFERENCE_NONE, is_misled, gains;
+    struct tile_verdict verdict;
 
-    if (has_wrong_reference(desk, i))
-        as = RISK_RED;
-    else if (as == RISK_RED)
-        desk->is_wrong[i] = true;
-    else if (!s->is_watched)
-        return verdict;
-    action = risk_zone_action(s->reference, as, false);
-    if (as != RISK_GREEN) {
-        verdict.mode = action.mode == RISK_MODE_INTRA && s->reference == RISK_REFERENCE_NONE
-                           ? TILE_VERDICT_REFERENCE
-                           : action.mode;
-        verdict.keeps_fine = action.fine;
-        verdict.group_log2 = log2_of(action.group);
-    }
-    if (zone->reset && verdict.mode < TILE_VERDICT_INTRA && s->reference != RISK_REFERENCE_NONE)
+    is_misled = has_wrong_reference(desk, i);
+    gains = s->is_watched && risk_meter_gains(&desk->monitors[i].meter);
+    desk->is_wrong[i] = zone->zone == RISK_RED && !is_misled;
+    verdict = verdict_of(s, is_misled && !gains ? RISK_RED : zone->zone, gains);
+    if (is_misled && verdict.mode < TILE_VERDICT_BETTER)
+        verdict.mode = TILE_VERDICT_BETTER;
+    if (is_predicted && gains && !asked)
+        zone->reset = 0;
+    if (is_predicted && zone->reset)
         verdict.mode = TILE_VERDICT_INTRA;
     return verdict;
 }
@@ -280,7 +293,7 @@ int verdict_begin(struct verdict_desk *desk, const struct verdict_book *book, co
             risk_input_apply(&inputs[i], &desk->monitors[i]);
     }
     for (uint32_t i = 0; i < book->n_streams; i++)
-        desk->verdicts[i] = decide(desk, i);
+        desk->verdicts[i] = decide(desk, i, inputs && inputs[i].resets);
     *ret_watch = (struct tile_watch){ .verdicts = desk->verdicts,
                                       .user = desk,
                                       .measured = measured,

@@ -26,6 +26,9 @@ static const double BELOW_RED = .99, YELLOW = .7;
  * they should be. */
 static const double BELOW_HOLD = .79;
 
+/* D / X from which on a reference is no help */
+static const double GAIN = .9;
+
 /* κ_L+ that is not certified any more */
 static const double DIRECTION_MAX = .98;
 
@@ -158,6 +161,11 @@ void risk_meter_step(struct risk_meter *meter, const struct risk_rules *rules,
 void risk_meter_report(struct risk_meter *meter, double ratio)
 {
     meter->report += .5 * (ratio - meter->report);
+}
+
+bool risk_meter_gains(const struct risk_meter *meter)
+{
+    return meter->residual < GAIN * meter->energy;
 }
 
 bool risk_monitor_step(struct risk_monitor *monitor, const struct risk_rules *rules,

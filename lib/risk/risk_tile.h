@@ -41,11 +41,11 @@ void risk_input_apply(const struct risk_input *input, struct risk_monitor *monit
 
 /* What a tile was for its stream. */
 struct risk_course {
-    float mu;                           /* after it */
-    float peak;                         /* the largest after any group */
-    uint8_t cause;                      /* of the peak: enum risk_cause */
-    uint8_t was_reset;                  /* a reset was due: the tile had no reference */
-    uint8_t before;                     /* zone at the end of the tile before */
+    float mu;          /* after it */
+    float peak;        /* the largest after any group */
+    uint8_t cause;     /* of the peak: enum risk_cause */
+    uint8_t was_reset; /* a reset was due, and not waived: the tile had no reference */
+    uint8_t before;    /* zone at the end of the tile before */
     uint8_t zone[1 + RISK_TILE_GROUPS]; /* under which it was coded; after each group */
 };
 

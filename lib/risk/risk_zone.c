@@ -112,12 +112,12 @@ static const uint8_t AXIS[] = { AXIS_NONE, AXIS_TIME, AXIS_DEPTH, AXIS_DEPTH, AX
 /* clang-format off */
 static const struct risk_action ACTIONS[N_AXES][RISK_N_ZONES] = {
     [AXIS_NONE]  = { { RISK_MODE_INTRA, 2, 0 },      { RISK_MODE_INTRA, 1, 0 },   { RISK_MODE_RAW, 1, 0 } },
-    [AXIS_TIME]  = { { RISK_MODE_REFERENCE, 2, 32 }, { RISK_MODE_BETTER, 1, 16 }, { RISK_MODE_INTRA, 1, 8 } },
-    [AXIS_DEPTH] = { { RISK_MODE_REFERENCE, 2, 0 },  { RISK_MODE_BETTER, 1, 0 },  { RISK_MODE_INTRA, 1, 0 } },
+    [AXIS_TIME]  = { { RISK_MODE_REFERENCE, 2, 32 }, { RISK_MODE_BETTER, 1, 16 }, { RISK_MODE_BETTER, 1, 8 } },
+    [AXIS_DEPTH] = { { RISK_MODE_REFERENCE, 2, 0 },  { RISK_MODE_BETTER, 1, 0 },  { RISK_MODE_BETTER, 1, 0 } },
 };
 /* clang-format on */
 
-struct risk_action risk_zone_action(uint32_t reference, uint32_t zone, bool has_fine)
+struct risk_action risk_zone_action(uint32_t reference, uint32_t zone, bool has_fine, bool gains)
 {
     struct risk_action a;
 
@@ -125,5 +125,7 @@ struct risk_action risk_zone_action(uint32_t reference, uint32_t zone, bool has_
     a = ACTIONS[AXIS[reference]][zone];
     if (a.fine == 2)
         a.fine = has_fine;
+    if (zone == RISK_RED && a.mode == RISK_MODE_BETTER && !gains)
+        a.mode = RISK_MODE_INTRA;
     return a;
 }

@@ -87,5 +87,6 @@ struct risk_action {
  * @reference: as in enum risk_reference, <= 4
  * @zone:      enum risk_zone_name
  * @has_fine:  the profile keeps both planes of this stream anyway
+ * @gains:     predictions still leave less than the vectors have: risk_meter_gains()
  */
-struct risk_action risk_zone_action(uint32_t reference, uint32_t zone, bool has_fine);
+struct risk_action risk_zone_action(uint32_t reference, uint32_t zone, bool has_fine, bool gains);

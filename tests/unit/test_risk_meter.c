@@ -654,6 +654,30 @@ static void test_depth_gain(void **state)
     assert_true(fabs(level.component[RISK_CAUSE_STABILITY] - 1.5 * .125 / .7) < 1e-6);
 }
 
+/* Whether predictions gain follows what the last tokens had, either way, within a tile. */
+static void test_gains(void **state)
+{
+    struct risk_rules rules = RISK_RULES;
+    struct risk_monitor m;
+    struct risk_level level;
+    struct risk_group g;
+
+    (void)state;
+    risk_monitor_init(&m, &CAL);
+    assert_true(risk_meter_gains(&m.meter));
+    for (int residual = 24; residual >= 4; residual -= 20) {
+        for (int t = 0; t < 128; t++) {
+            risk_group_begin(&m.meter, &g);
+            risk_group_energy(&g, 16);
+            risk_meter_tolerance(&m.meter, &rules, &CAL, &g);
+            risk_group_coded(&g, residual, .2, 0);
+            risk_monitor_step(&m, &rules, &CAL, &g, 0, &level);
+            assert_true(risk_meter_gains(&m.meter) == (m.meter.residual < .9 * m.meter.energy));
+        }
+        assert_true(risk_meter_gains(&m.meter) == (residual == 4));
+    }
+}
+
 static void test_reports(void **state)
 {
     struct risk_monitor m;
@@ -809,6 +833,7 @@ int main(void)
         cmocka_unit_test(test_keys_and_nothing),
         cmocka_unit_test(test_causes),
         cmocka_unit_test(test_depth_gain),
+        cmocka_unit_test(test_gains),
         cmocka_unit_test(test_reports),
         cmocka_unit_test(test_silence),
         cmocka_unit_test(test_recovery),

@@ -152,25 +152,29 @@ static void test_boundary(void **state)
 }
 
 /* What must hold of the table, whatever its numbers: higher zones never keep less, nor rely more on
- * the reference, nor make longer groups; Red does without. */
+ * the reference, nor make longer groups; Red does without a reference that does not gain, and that
+ * alone depends on it. */
 static void test_actions(void **state)
 {
     (void)state;
     for (uint32_t reference = 0; reference < 5; reference++)
-        for (int has_fine = 0; has_fine < 2; has_fine++) {
+        for (int i = 0; i < 4; i++) {
             struct risk_action a[RISK_N_ZONES];
+            bool has_fine = i & 1, gains = i & 2;
 
             for (uint32_t zone = 0; zone < RISK_N_ZONES; zone++)
-                a[zone] = risk_zone_action(reference, zone, has_fine);
+                a[zone] = risk_zone_action(reference, zone, has_fine, gains);
             assert_int_equal(a[RISK_GREEN].fine, has_fine);
             assert_true(a[RISK_YELLOW].fine && a[RISK_RED].fine);
             assert_true(a[RISK_GREEN].mode <= a[RISK_YELLOW].mode);
             assert_true(a[RISK_YELLOW].mode <= a[RISK_RED].mode);
-            assert_true(a[RISK_RED].mode >= RISK_MODE_INTRA);
             assert_true(a[RISK_GREEN].group >= a[RISK_YELLOW].group);
             assert_true(a[RISK_YELLOW].group >= a[RISK_RED].group);
             assert_true((a[RISK_RED].group == 8) == (reference == 1 || reference == 4));
-            assert_int_equal(a[RISK_RED].mode, reference ? RISK_MODE_INTRA : RISK_MODE_RAW);
+            assert_int_equal(a[RISK_RED].mode, !reference ? RISK_MODE_RAW
+                                               : gains    ? RISK_MODE_BETTER
+                                                          : RISK_MODE_INTRA);
+            assert_int_equal(a[RISK_YELLOW].mode, reference ? RISK_MODE_BETTER : RISK_MODE_INTRA);
             assert_int_equal(a[RISK_GREEN].mode, reference ? RISK_MODE_REFERENCE : RISK_MODE_INTRA);
         }
 }

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "daemon/session_risk.h"
+#include "lib/risk/risk_audit.h"
 #include "tests/unit/session_fixture.h"
 
 enum {
@@ -354,7 +355,7 @@ static void test_monitor_off(void **state)
     free(x);
 }
 
-/* Bits of a tile's directory entry: {reference, has a fine plane} of a stream. */
+/* Of a tile's directory entry: {reference, has a fine plane, group} of a stream. */
 static struct tile_verdict coded_as(struct fixture *f, uint64_t sequence_id, size_t tile,
                                     uint32_t stream)
 {
@@ -365,11 +366,14 @@ static struct tile_verdict coded_as(struct fixture *f, uint64_t sequence_id, siz
     stored(f, sequence_id, tile, &base, &fine);
     memcpy(&at, (const uint8_t *)base.bytes + 68, sizeof(at)); /* directory_offset: FORMAT.md */
     entry = (const uint8_t *)base.bytes + at + stream * 8;
-    return (struct tile_verdict){ .mode = entry[4], .keeps_fine = entry[6] >> 1 & 1 };
+    return (struct tile_verdict){ .mode = entry[4],
+                                  .keeps_fine = entry[6] >> 1 & 1,
+                                  .group_log2 = entry[7] };
 }
 
-/* A stream of layer 0 in Red: it, and what is predicted from it, is coded without a reference; the
- * rest is as ever, and nothing else is Red. */
+/* A stream of layer 0 in Red: it, and what its errors mislead, is coded without a reference; what
+ * is predicted from it and gains all the same (K of layer 1 follows K of layer 0) keeps its own;
+ * the rest is as ever, and nothing else is Red. */
 static void test_bad_layer(void **state)
 {
     struct fixture *f = *state;
@@ -389,7 +393,8 @@ static void test_bad_layer(void **state)
         uint32_t layer = i / (2 * N_HEADS), head = i % N_HEADS;
         struct tile_verdict was = coded_as(f, sequence_id, tile - 1, i);
         struct tile_verdict now = coded_as(f, sequence_id, tile, i);
-        bool does_without = zones[i] == RISK_RED || (layer == 1 && head == 0);
+        bool is_misled = layer == 1 && head == 0 && i % (2 * N_HEADS) >= N_HEADS;
+        bool does_without = i == bad || is_misled;
 
         assert_int_equal(now.mode, does_without ? 0 : was.mode);
         if (does_without)
@@ -397,6 +402,40 @@ static void test_bad_layer(void **state)
     }
     for (uint32_t i = 2 * N_HEADS + 1; i < N_STREAMS; i += 2) /* layer 1, head 1 */
         assert_int_not_equal(zones[i], RISK_RED);
+    free(good);
+    free(x);
+}
+
+/* Four times as loud: beyond any tolerance, and as well predicted as ever. In Red it keeps its
+ * reference, between more keys, and no reset is told. */
+static void test_red_that_gains(void **state)
+{
+    struct fixture *f = *state;
+    float *good = make_input(1), *x = make_input(2);
+    uint8_t id[32], zones[N_STREAMS];
+    const uint32_t loud = 1;
+    size_t tile = GOES_WRONG / 128 + 1;
+    struct result result;
+    uint64_t sequence_id;
+
+    for (size_t t = GOES_WRONG; t < WELL_AGAIN; t++)
+        for (size_t i = 0; i < HEAD_DIM; i++)
+            x[t * ROW_NUMBERS + loud * HEAD_DIM + i] *= 4;
+    install(f, DPQ_REFERENCE_TEMPORAL, good, id);
+    sequence_id = create_with(f, id, NULL, 0);
+    append_rows(f, sequence_id, x, 0, N_TOKENS, NULL);
+    zones_after(f, sequence_id, tile - 1, id, zones);
+    for (uint32_t i = 0; i < N_STREAMS; i++)
+        assert_int_equal(zones[i] == RISK_RED, i == loud);
+    assert_int_equal(coded_as(f, sequence_id, tile, loud).mode, RISK_REFERENCE_TEMPORAL);
+    assert_int_equal(coded_as(f, sequence_id, tile, loud).keeps_fine, 1);
+    assert_int_equal(coded_as(f, sequence_id, tile, loud).group_log2, 3);
+    release_run(f, sequence_id, true);
+    run(f, id, x, NULL, &result);
+    assert_true(result.history.n_red > 0);
+    for (uint32_t i = 0; i < result.history.n; i++)
+        assert_int_not_equal(result.history.events[i].kind, EVENT_STREAM_RESET);
+    free(result.bytes);
     free(good);
     free(x);
 }
@@ -493,9 +532,10 @@ static void test_bytes_are_all(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        FIXTURE_TEST(test_zones),       FIXTURE_TEST(test_monitor_off),
-        FIXTURE_TEST(test_determinism), FIXTURE_TEST(test_bad_layer),
-        FIXTURE_TEST(test_prefix),      FIXTURE_TEST(test_bytes_are_all),
+        FIXTURE_TEST(test_zones),          FIXTURE_TEST(test_monitor_off),
+        FIXTURE_TEST(test_determinism),    FIXTURE_TEST(test_bad_layer),
+        FIXTURE_TEST(test_prefix),         FIXTURE_TEST(test_bytes_are_all),
+        FIXTURE_TEST(test_red_that_gains),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -52,9 +52,6 @@ BLIND = """## What the monitor cannot see
   as escapes, not as errors.
 - *Slow returns.* Escapes fade with 1/512 a token: after a burst a stream stays Red for some 1,300 tokens, at the price of
   its bits.
-- *Whether its remedy is one.* Red does without the reference because errors are beyond what calibration held out, not
-  because no reference would be better. On German the prediction still gained, and giving it up costs three times the KL at
-  4 bits; on code with reference depth-head it costs more than spending the same bits evenly.
 - *What a decoder does wrong, and flipped bits.* The encoder never sees them; checksums do.
 - *Streams of a profile without an audit*, and of one that was calibrated for other weights and fits by chance.
 """
