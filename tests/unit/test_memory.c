@@ -98,13 +98,38 @@ static void test_groups(void **state)
     assert_int_equal(memory_limit_bytes(&f->paths), 300000);
 }
 
+/* Version 1, beside a version 2 that counts no memory: the lesser counts. */
+static void test_version_1(void **state)
+{
+    struct fixture *f = *state;
+
+    write_file(f, "proc/meminfo", "MemAvailable: 1000000 kB\n");
+    write_file(f, "proc/self/cgroup",
+               "9:name=systemd:/x\n8:memory_not:/c\n4:cpu,memory:/a/b\n0::/\n");
+    write_file(f, "cgroup/memory/c/memory.limit_in_bytes", "1\n");
+    write_file(f, "cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+    assert_true(memory_limit_bytes(&f->paths) == UINT64_MAX);
+    write_file(f, "cgroup/memory/a/memory.limit_in_bytes", "500000\n");
+    write_file(f, "cgroup/memory/a/memory.usage_in_bytes", "450000\n");
+    write_file(f, "cgroup/memory/a/memory.stat",
+               "inactive_file 40000\ntotal_inactive_file 20000\n");
+    assert_int_equal(memory_limit_bytes(&f->paths), 500000);
+    assert_int_equal(memory_available_bytes(&f->paths), 70000);
+    write_file(f, "cgroup/memory/a/b/memory.limit_in_bytes", "60000\n");
+    assert_int_equal(memory_limit_bytes(&f->paths), 60000);
+    assert_int_equal(memory_available_bytes(&f->paths), 60000);
+    write_file(f, "cgroup/memory.max", "50000\n");
+    assert_int_equal(memory_limit_bytes(&f->paths), 50000);
+}
+
 /* What can't be read sets no limit. */
 static void test_odd(void **state)
 {
     struct fixture *f = *state;
 
     write_file(f, "proc/meminfo", "MemAvailable: 1000 kB\n");
-    write_file(f, "proc/self/cgroup", "5:memory:/a\n0::/../../etc\n");
+    write_file(f, "proc/self/cgroup", "5:memory:/a/../b\n4:memory\n0::/../../etc\n");
+    write_file(f, "cgroup/memory/b/memory.limit_in_bytes", "88888");
     write_file(f, "cgroup/memory.max", "12 monkeys\n");
     assert_true(memory_limit_bytes(&f->paths) == UINT64_MAX);
     write_file(f, "proc/self/cgroup", "");
@@ -118,6 +143,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_groups, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_version_1, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_odd, set_up, tear_down),
     };
 
