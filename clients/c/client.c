@@ -42,7 +42,8 @@ int dpq_client_new(const struct dpq_client_options *options, struct dpq_client *
     c->side_fd = -1;
     c->timeout_ms = options->timeout_ms ? options->timeout_ms : DEFAULT_TIMEOUT_MS;
     snprintf(c->name, sizeof(c->name), "%s", options->name ? options->name : "");
-    c->channel = client_channel_new(options->socket_path);
+    snprintf(c->socket_path, sizeof(c->socket_path), "%s", options->socket_path);
+    c->channel = client_channel_new(options->socket_path, false);
     if (!c->channel)
         return -ENOMEM;
     *ret_client = steal_ptr(c);

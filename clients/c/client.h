@@ -21,6 +21,7 @@ struct client_profile {
 
 struct dpq_client {
     struct grpc_channel *channel;
+    char socket_path[108]; /* as long as in sockaddr_un */
     uint32_t timeout_ms;
     char name[64];
 

@@ -11,7 +11,6 @@
 #include <string.h>
 
 #include <grpc/byte_buffer_reader.h>
-#include <grpc/grpc.h>
 #include <grpc/grpc_security.h>
 #include <grpc/support/time.h>
 
@@ -29,7 +28,7 @@ struct unary {
     grpc_slice details;
 };
 
-struct grpc_channel *client_channel_new(const char *path)
+struct grpc_channel *client_channel_new(const char *path, bool for_events)
 {
     grpc_arg args[] = {
         { .type = GRPC_ARG_INTEGER,
@@ -44,8 +43,14 @@ struct grpc_channel *client_channel_new(const char *path)
         { .type = GRPC_ARG_INTEGER,
           .key = (char *)GRPC_ARG_MAX_RECONNECT_BACKOFF_MS,
           .value.integer = 1000 },
+        { .type = GRPC_ARG_INTEGER, .key = (char *)GRPC_ARG_HTTP2_BDP_PROBE, .value.integer = 0 },
+        { .type = GRPC_ARG_INTEGER,
+          .key = (char *)GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES,
+          .value.integer = 16384 },
     };
-    grpc_channel_args list = { .num_args = ARRAY_SIZE(args), .args = args };
+    enum { FOR_EVENTS = 2 }; /* at the end */
+    grpc_channel_args list = { .num_args = ARRAY_SIZE(args) - (for_events ? 0 : FOR_EVENTS),
+                               .args = args };
     grpc_channel_credentials *credentials;
     grpc_channel *channel;
     char target[128];
@@ -68,6 +73,60 @@ void client_channel_free(struct grpc_channel *channel)
     grpc_shutdown();
 }
 
+/* --- parts ------------------------------------------------------------------------------------ */
+
+grpc_byte_buffer *client_pack(const ProtobufCMessage *message)
+{
+    grpc_slice bytes = grpc_slice_malloc(protobuf_c_message_get_packed_size(message));
+    grpc_byte_buffer *buffer;
+
+    protobuf_c_message_pack(message, GRPC_SLICE_START_PTR(bytes));
+    buffer = grpc_raw_byte_buffer_create(&bytes, 1);
+    grpc_slice_unref(bytes);
+    return buffer;
+}
+
+int client_unpack(grpc_byte_buffer *buffer, const ProtobufCMessageDescriptor *type,
+                  ProtobufCMessage **ret_message, struct dpq_client_error *error)
+{
+    grpc_byte_buffer_reader reader;
+    ProtobufCMessage *message = NULL;
+    grpc_slice bytes;
+
+    if (buffer && grpc_byte_buffer_reader_init(&reader, buffer)) {
+        bytes = grpc_byte_buffer_reader_readall(&reader);
+        message = protobuf_c_message_unpack(type, NULL, GRPC_SLICE_LENGTH(bytes),
+                                            GRPC_SLICE_START_PTR(bytes));
+        grpc_slice_unref(bytes);
+        grpc_byte_buffer_reader_destroy(&reader);
+    }
+    if (!message)
+        return client_error_set(error, DPQ_CLIENT_DATA_LOSS, "REPLY",
+                                "the reply is not a %s that can be read", type->short_name);
+    *ret_message = message;
+    return 0;
+}
+
+int client_refused(grpc_status_code status, grpc_slice details, const grpc_metadata_array *trailing,
+                   struct dpq_client_error *error)
+{
+    int code = (int)status > 0 && (int)status <= DPQ_CLIENT_UNAUTHENTICATED ? (int)status
+                                                                            : DPQ_CLIENT_UNKNOWN;
+    char reason[32] = "";
+
+    for (size_t i = 0; i < trailing->count; i++) {
+        const grpc_metadata *m = &trailing->metadata[i];
+
+        if (!grpc_slice_str_cmp(m->key, "grpc-status-details-bin"))
+            client_error_reason(GRPC_SLICE_START_PTR(m->value), GRPC_SLICE_LENGTH(m->value),
+                                reason);
+    }
+    return client_error_set(error, code, reason, "%.*s", (int)GRPC_SLICE_LENGTH(details),
+                            (const char *)GRPC_SLICE_START_PTR(details));
+}
+
+/* --- one call --------------------------------------------------------------------------------- */
+
 static void unary_deinit(struct unary *u)
 {
     if (u->reply)
@@ -86,12 +145,8 @@ static void unary_init(struct unary *u, struct dpq_client *client, const char *m
     gpr_timespec deadline = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
                                          gpr_time_from_millis(client->timeout_ms, GPR_TIMESPAN));
     grpc_slice path = grpc_slice_from_copied_string(method);
-    grpc_slice bytes = grpc_slice_malloc(protobuf_c_message_get_packed_size(request));
 
-    protobuf_c_message_pack(request, GRPC_SLICE_START_PTR(bytes));
-    *u = (struct unary){ .request = grpc_raw_byte_buffer_create(&bytes, 1),
-                         .details = grpc_empty_slice() };
-    grpc_slice_unref(bytes);
+    *u = (struct unary){ .request = client_pack(request), .details = grpc_empty_slice() };
     grpc_metadata_array_init(&u->initial);
     grpc_metadata_array_init(&u->trailing);
     u->queue = grpc_completion_queue_create_for_pluck(NULL);
@@ -121,44 +176,6 @@ static bool unary_run(struct unary *u)
     return true;
 }
 
-static int refused(const struct unary *u, struct dpq_client_error *error)
-{
-    int status = (int)u->status;
-    int code = status > 0 && status <= DPQ_CLIENT_UNAUTHENTICATED ? status : DPQ_CLIENT_UNKNOWN;
-    char reason[32] = "";
-
-    for (size_t i = 0; i < u->trailing.count; i++) {
-        const grpc_metadata *m = &u->trailing.metadata[i];
-
-        if (!grpc_slice_str_cmp(m->key, "grpc-status-details-bin"))
-            client_error_reason(GRPC_SLICE_START_PTR(m->value), GRPC_SLICE_LENGTH(m->value),
-                                reason);
-    }
-    return client_error_set(error, code, reason, "%.*s", (int)GRPC_SLICE_LENGTH(u->details),
-                            (const char *)GRPC_SLICE_START_PTR(u->details));
-}
-
-static int unpack(const struct unary *u, const ProtobufCMessageDescriptor *type,
-                  ProtobufCMessage **ret_reply, struct dpq_client_error *error)
-{
-    grpc_byte_buffer_reader reader;
-    ProtobufCMessage *reply = NULL;
-    grpc_slice bytes;
-
-    if (u->reply && grpc_byte_buffer_reader_init(&reader, u->reply)) {
-        bytes = grpc_byte_buffer_reader_readall(&reader);
-        reply = protobuf_c_message_unpack(type, NULL, GRPC_SLICE_LENGTH(bytes),
-                                          GRPC_SLICE_START_PTR(bytes));
-        grpc_slice_unref(bytes);
-        grpc_byte_buffer_reader_destroy(&reader);
-    }
-    if (!reply)
-        return client_error_set(error, DPQ_CLIENT_DATA_LOSS, "REPLY",
-                                "the reply is not a %s that can be read", type->short_name);
-    *ret_reply = reply;
-    return 0;
-}
-
 int client_call(struct dpq_client *client, const char *method, const ProtobufCMessage *request,
                 const ProtobufCMessageDescriptor *reply_type, ProtobufCMessage **ret_reply,
                 struct dpq_client_error *error)
@@ -170,9 +187,9 @@ int client_call(struct dpq_client *client, const char *method, const ProtobufCMe
     if (!unary_run(&u))
         r = client_error_set(error, DPQ_CLIENT_INTERNAL, "", "the call could not be started");
     else if (u.status != GRPC_STATUS_OK)
-        r = refused(&u, error);
+        r = client_refused(u.status, u.details, &u.trailing, error);
     else
-        r = unpack(&u, reply_type, ret_reply, error);
+        r = client_unpack(u.reply, reply_type, ret_reply, error);
     unary_deinit(&u);
     return r;
 }

@@ -1,13 +1,19 @@
 #pragma once
 
-/* One unary call over the gRPC C core, with protobuf-c messages. */
+/* One unary call over the gRPC C core, with protobuf-c messages; and its parts. */
 
+#include <grpc/grpc.h>
 #include <protobuf-c/protobuf-c.h>
 
 #include "clients/c/client.h"
 
-/** client_channel_new() - to unix:path; connects when first used. NULL: no memory */
-struct grpc_channel *client_channel_new(const char *path);
+/**
+ * client_channel_new() - to unix:path, a connection of its own; connects when first used
+ * @for_events: with small windows, so that what a slow reader has not read waits in the daemon,
+ *              where it is counted
+ * Return: NULL: no memory.
+ */
+struct grpc_channel *client_channel_new(const char *path, bool for_events);
 void client_channel_free(struct grpc_channel *channel);
 
 /**
@@ -19,6 +25,21 @@ void client_channel_free(struct grpc_channel *channel);
 int client_call(struct dpq_client *client, const char *method, const ProtobufCMessage *request,
                 const ProtobufCMessageDescriptor *reply_type, ProtobufCMessage **ret_reply,
                 struct dpq_client_error *error) _must_check_;
+
+/* --- its parts, for calls that take longer ---------------------------------------------------- */
+
+/** client_pack() - the caller's: grpc_byte_buffer_destroy() */
+grpc_byte_buffer *client_pack(const ProtobufCMessage *message);
+
+/** client_unpack() - @buffer: may be NULL; stays the caller's. Return: 0; DATA_LOSS */
+int client_unpack(grpc_byte_buffer *buffer, const ProtobufCMessageDescriptor *type,
+                  ProtobufCMessage **ret_message, struct dpq_client_error *error) _must_check_;
+
+/** client_refused() - a status that is not OK. Return: its enum dpq_client_code */
+int client_refused(grpc_status_code status, grpc_slice details, const grpc_metadata_array *trailing,
+                   struct dpq_client_error *error);
+
+/* --- messages --------------------------------------------------------------------------------- */
 
 ProtobufCMessage *client_message_free(ProtobufCMessage *message);
 DEFINE_CLEANUP(ProtobufCMessage *, client_message_free);

@@ -268,6 +268,101 @@ struct dpq_client_decode_args {
 int dpq_client_decode(struct dpq_client *client, const struct dpq_client_decode_args *args,
                       struct dpq_client_error *ret_error);
 
+/* --- events ----------------------------------------------------------------------------------- */
+
+enum dpq_client_what { /* numbers as in the oneof of monitor.proto, which says what each one is */
+                       DPQ_CLIENT_SEQUENCE_CREATED = 10,
+                       DPQ_CLIENT_SEQUENCE_RELEASED = 11,
+                       DPQ_CLIENT_TILE_STORED = 12,
+                       DPQ_CLIENT_TILE_EVICTED = 13,
+                       DPQ_CLIENT_TILE_SHARED = 14,
+                       DPQ_CLIENT_CLIENT_ATTACHED = 15,
+                       DPQ_CLIENT_CLIENT_GONE = 16,
+                       DPQ_CLIENT_PROFILE_INSTALLED = 17,
+                       DPQ_CLIENT_CALIBRATION_PROGRESS = 18,
+                       DPQ_CLIENT_SPACE_EXHAUSTED = 19,
+                       DPQ_CLIENT_SEQUENCE_FORKED = 30,
+                       DPQ_CLIENT_SEQUENCE_TRIMMED = 31,
+                       DPQ_CLIENT_PROFILE_REMOVED = 32,
+                       DPQ_CLIENT_ZONE_CHANGED = 40,
+                       DPQ_CLIENT_STREAM_RESET = 41,
+                       DPQ_CLIENT_ALL_CLEARED = 42,
+                       DPQ_CLIENT_FINE_DROPPED = 50,
+                       DPQ_CLIENT_TOKENS_EVICTED = 51,
+};
+
+struct dpq_client_event { /* what an event does not say is 0 */
+    uint64_t seq;         /* 1, 2, 3 … of the tenant, in one incarnation */
+    uint64_t time_unix_ms;
+    uint32_t what;          /* enum dpq_client_what; 0: one that this client does not know */
+    uint32_t n_sequences;   /* that went with a client */
+    uint64_t id, origin_id; /* of a sequence, or a client; what it was forked from */
+    uint64_t first_token, n_tokens, generation;
+    uint64_t n_bytes;     /* stored, freed or wanted */
+    uint64_t done, total; /* of a calibration */
+    uint8_t digest[32];   /* of a tile or a profile */
+    char text[128];       /* a name or label, cut off */
+    uint32_t layer, kind, head;
+    bool all_streams;
+    uint32_t zone_from, zone_to, cause; /* Zone and RiskCause of monitor.proto */
+    float mu;
+};
+
+struct dpq_client_watch; /* one reader of events, on a connection of its own */
+
+struct dpq_client_watch_args {
+    /* Go on after that event, as dpq_client_watch_position() said; zeros: with all that is kept */
+    uint64_t incarnation, after_seq;
+    bool from_now;     /* only what happens from now on */
+    bool acknowledges; /* will call dpq_client_watch_ack() */
+    uint32_t queue;    /* events that the daemon keeps for it: 1 … 65536; 0: 1024 */
+    uint32_t flush_ms; /* how long they may gather before they are sent: 0 … 10000 */
+};
+
+/**
+ * dpq_client_watch_new() - begin; what happens from its return on is not missed
+ * @client: must live until dpq_client_watch_free()
+ * @args:   NULL for zeros
+ * Return: 0; UNAVAILABLE; INVALID_ARGUMENT; RESOURCE_EXHAUSTED, too many subscribers.
+ */
+int dpq_client_watch_new(struct dpq_client *client, const struct dpq_client_watch_args *args,
+                         struct dpq_client_watch **ret_watch, struct dpq_client_error *ret_error);
+
+/**
+ * dpq_client_watch_next() - the next event
+ * @timeout_ms: 0: only what is there already
+ *
+ * When the connection breaks, or the daemon starts anew, it goes on by itself after the last event;
+ * what is not kept any more counts as lost.
+ *
+ * Thread: one at a time for each watch, except dpq_client_watch_cancel().
+ * Return: 0; DEADLINE_EXCEEDED when nothing has happened; UNAVAILABLE when there is no connection:
+ *         the next call tries again; CANCELLED, from dpq_client_watch_cancel() on.
+ */
+int dpq_client_watch_next(struct dpq_client_watch *watch, uint32_t timeout_ms,
+                          struct dpq_client_event *ret_event, struct dpq_client_error *ret_error);
+
+/** dpq_client_watch_ack() - all events handed out are dealt with; once a second is often enough
+ *  Return: 0; UNAVAILABLE, NOT_FOUND when the connection broke: say it again after the next event.
+ */
+int dpq_client_watch_ack(struct dpq_client_watch *watch, struct dpq_client_error *ret_error);
+
+struct dpq_client_watch_position {
+    uint64_t incarnation, seq; /* of the last event handed out: arguments for going on after it */
+    uint64_t n_received;       /* handed out */
+    uint64_t n_lost; /* published and missed; with n_received all there were since the beginning */
+    uint64_t
+        n_restarts; /* of the daemon; what the one before said at its end is in neither count */
+};
+void dpq_client_watch_position(const struct dpq_client_watch *watch,
+                               struct dpq_client_watch_position *ret_position);
+
+/** dpq_client_watch_cancel() - dpq_client_watch_next() returns, now and ever after. Thread: any */
+void dpq_client_watch_cancel(struct dpq_client_watch *watch);
+
+/** dpq_client_watch_free() - accepts NULL, returns NULL */
+struct dpq_client_watch *dpq_client_watch_free(struct dpq_client_watch *watch);
+
 /* --- status ----------------------------------------------------------------------------------- */
 
 struct dpq_client_status {
