@@ -43,7 +43,8 @@ double scale_now(void); /* s, monotonic */
 double scale_median(double *values, uint32_t n); /* sorts them; n ≥ 1 */
 double scale_quantile(double *values, uint32_t n, double share);
 
-/* The line of least squares through (log x, log y), and half of its slope's 95 % interval. */
+/* The line of least squares through (log x, log y), and half of its slope's 95 % interval; NaN for
+ * fewer than five points. */
 struct scale_slope {
     double slope, half;
 };
@@ -142,6 +143,9 @@ typedef void (*scale_job_fn)(struct scale_client *client);
  */
 void scale_run(struct scale *scale, uint32_t n, uint32_t staging_tokens, scale_job_fn job,
                double argument, double seconds);
+
+/** scale_install() - the profile, once for each daemon */
+void scale_install(struct scale *scale);
 
 /* Each exits with what the daemon said when it says no. */
 uint64_t scale_create(struct scale_client *c);

@@ -1,8 +1,10 @@
 /* Clients: each a process, forked before anything of gRPC has run in it */
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -82,6 +84,22 @@ void scale_refill(struct scale_client *c, uint32_t first, uint32_t n)
     memcpy(c->staging + first * row, c->scale->rows + first * row, n * row);
 }
 
+static void install(struct scale_client *c)
+{
+    const struct scale *scale = c->scale;
+    uint8_t id[32];
+
+    check(c,
+          dpq_client_install_profile(c->client, scale->profile_bytes, scale->n_profile_bytes, id,
+                                     &c->error),
+          "Install");
+}
+
+void scale_install(struct scale *scale)
+{
+    scale_run(scale, 1, 0, install, 0, 0);
+}
+
 /* --- what is told ----------------------------------------------------------------------------- */
 
 void scale_point(struct scale_client *c, double x, double y)
@@ -108,16 +126,6 @@ void scale_await_start(struct scale_client *c)
 
 /* --- a client's life -------------------------------------------------------------------------- */
 
-static void install(struct scale_client *c)
-{
-    uint8_t id[32];
-
-    check(c,
-          dpq_client_install_profile(c->client, c->scale->profile_bytes, c->scale->n_profile_bytes,
-                                     id, &c->error),
-          "Install");
-}
-
 static _Noreturn void live(struct scale *scale, uint32_t index, uint32_t staging_tokens,
                            scale_job_fn job, double argument)
 {
@@ -130,6 +138,7 @@ static _Noreturn void live(struct scale *scale, uint32_t index, uint32_t staging
                               .answer = &scale->shared->answers[index] };
     uint64_t n_bytes;
 
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     sched_setaffinity(0, sizeof(scale->options.client_cpus), &scale->options.client_cpus);
     c.token_ids = malloc(scale->n_tokens * sizeof(*c.token_ids));
     if (!c.token_ids)
@@ -139,7 +148,6 @@ static _Noreturn void live(struct scale *scale, uint32_t index, uint32_t staging
     check(&c, dpq_client_new(&options, &c.client, &c.error), "a client");
     check(&c, dpq_client_attach(c.client, staging_tokens * scale->row_bytes, &c.error), "Attach");
     c.staging = dpq_client_staging(c.client, &n_bytes);
-    install(&c);
     if (c.staging)
         scale_refill(&c, 0, staging_tokens);
     job(&c);
@@ -152,8 +160,11 @@ static void conduct(struct scale_shared *shared, uint32_t n, double seconds)
     double end = scale_now() + READY_SECONDS;
 
     while (__atomic_load_n(&shared->n_ready, __ATOMIC_ACQUIRE) < n) {
-        if (scale_now() > end)
-            scale_die("clients did not get ready");
+        siginfo_t ended = { 0 };
+
+        if (waitid(P_ALL, 0, &ended, WEXITED | WNOHANG | WNOWAIT) || ended.si_pid ||
+            scale_now() > end)
+            scale_die("a client, or the daemon, did not get ready");
         usleep(1000);
     }
     __atomic_store_n(&shared->go, 1, __ATOMIC_RELEASE);

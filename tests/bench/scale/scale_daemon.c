@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -39,6 +40,7 @@ static _Noreturn void become(const struct scale_daemon_args *args, const struct 
 
     snprintf(conf, sizeof(conf), "%s/conf", d->folder);
     snprintf(log, sizeof(log), "%s/log", d->folder);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
     fd = open(log, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     if (fd < 0 || dup2(fd, 1) < 0 || dup2(fd, 2) < 0 ||
         sched_setaffinity(0, sizeof(args->cpus), &args->cpus))

@@ -6,6 +6,7 @@
  * work itself, the time a token takes does not, and the line through the logarithms is level. A
  * call's own cost, spread over few tokens, makes it fall.
  */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -88,11 +89,13 @@ static void print_slope(const struct scale *scale, int cost, double gib)
         for (uint32_t m = pick(&scale->shared->answers[0], cost, tokens->at[i], y + n); m; m--)
             x[n++] = tokens->at[i];
     fit = scale_fit(x, y, n);
+    if (!isfinite(fit.slope))
+        return;
     if (scale->options.json)
         printf("{\"bench\":\"slope\",\"what\":\"%s\",\"gib\":%g,\"slope\":%.4f,\"half\":%.4f}\n",
                COSTS[cost], gib, fit.slope, fit.half);
     else
-        printf("  slope %+.3f ± %.3f\n", fit.slope, fit.half);
+        printf("  slope %+.3f ± %.3f", fit.slope, fit.half);
 }
 
 static void print(const struct scale *scale, double gib)
@@ -115,6 +118,8 @@ static void print(const struct scale *scale, double gib)
                 printf(" %8.2f", us);
         }
         print_slope(scale, cost, gib);
+        if (!scale->options.json)
+            printf("\n");
     }
 }
 

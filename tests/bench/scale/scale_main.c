@@ -243,6 +243,7 @@ static void with_daemon(struct scale *scale, const struct scale_daemon_args *arg
     if (!any)
         return;
     scale_daemon_start(args, &scale->daemon);
+    scale_install(scale);
     for (uint32_t i = 0; i < n; i++)
         if (wants(scale, names[i]))
             measures[i](scale);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clients/c/client.h"
 #include "tests/bench/scale/scale.h"
 
 enum { AT_ONCE = 512, TILE = DPQ_TILE_TOKENS, N_CALLS = 5000 };
@@ -81,43 +82,48 @@ void scale_clients(struct scale *scale)
 
 /* --- beside the library ----------------------------------------------------------------------- */
 
+/* The very tiles that the daemon reads, in the arena. */
 struct tiles {
     uint32_t n;
-    uint8_t **base, **fine;
-    size_t *n_base, *n_fine;
+    struct dpq_client_found found;
+    struct dpq_slot_view *base, *fine;
     struct dpq_codec *codec;
 };
 
-static void encode(struct scale_client *c, uint32_t n, struct tiles *ret_tiles)
+static void look(const struct scale_client *c, const struct dpq_slot_ref *ref,
+                 struct dpq_slot_view *ret_view)
 {
-    const struct scale *scale = c->scale;
+    if (dpq_reader_slot(c->client->reader, ref, /* verify= */ false, ret_view))
+        scale_die("a tile is not in the arena any more");
+}
+
+static void tiles_find(struct scale_client *c, uint32_t n, struct tiles *ret_tiles)
+{
+    struct dpq_client_prefix prefix = { .profile_id = c->scale->profile_id,
+                                        .token_ids = c->token_ids,
+                                        .n_token_ids = n * TILE };
     struct tiles t = { .n = n };
 
     t.base = calloc(n, sizeof(*t.base));
     t.fine = calloc(n, sizeof(*t.fine));
-    t.n_base = calloc(n, sizeof(*t.n_base));
-    t.n_fine = calloc(n, sizeof(*t.n_fine));
-    if (!t.base || !t.fine || !t.n_base || !t.n_fine ||
-        dpq_codec_new(scale->profile, ~0u, &t.codec))
+    if (!t.base || !t.fine || dpq_codec_new(c->scale->profile, ~0u, &t.codec))
         scale_die("no memory");
-    for (uint32_t i = 0; i < n; i++)
-        if (dpq_tile_encode(t.codec, scale->rows + (size_t)i * TILE * scale->row_bytes, DPQ_F16,
-                            i * TILE, i * TILE, DPQ_RATE_QUALITY, &t.base[i], &t.n_base[i],
-                            &t.fine[i], &t.n_fine[i]))
-            scale_die("a tile could not be encoded");
+    if (dpq_client_lookup(c->client, &prefix, 0, /* slots= */ true, &t.found, &c->error) ||
+        t.found.n_tiles != n)
+        scale_die("Lookup: %zu tiles of %u; %s", t.found.n_tiles, n, c->error.message);
+    for (uint32_t i = 0; i < n; i++) {
+        look(c, &t.found.tiles[i].base, &t.base[i]);
+        if (t.found.tiles[i].has_fine)
+            look(c, &t.found.tiles[i].fine, &t.fine[i]);
+    }
     *ret_tiles = t;
 }
 
 static void tiles_clear(struct tiles *t)
 {
-    for (uint32_t i = 0; i < t->n; i++) {
-        dpq_free(t->base[i]);
-        dpq_free(t->fine[i]);
-    }
+    dpq_client_found_deinit(&t->found);
     free(t->base);
     free(t->fine);
-    free(t->n_base);
-    free(t->n_fine);
     dpq_codec_free(t->codec);
 }
 
@@ -133,8 +139,8 @@ static double decode(struct scale_client *c, const struct tiles *t)
     for (uint32_t i = 0; i < t->n; i++) {
         struct dpq_tensor tensor = scale_tensor(c->scale, i * TILE);
 
-        if (dpq_tile_decode(t->codec, t->base[i], t->n_base[i], t->fine[i], t->n_fine[i], &range,
-                            &tensor, c->staging, NULL))
+        if (dpq_tile_decode(t->codec, t->base[i].bytes, t->base[i].n_bytes, t->fine[i].bytes,
+                            t->fine[i].n_bytes, &range, &tensor, c->staging, NULL))
             scale_die("a tile could not be decoded");
     }
     begin = scale_now() - begin;
@@ -153,8 +159,8 @@ static void compare(struct scale_client *c)
 
     if (!by_daemon)
         scale_die("no memory");
-    encode(c, n / TILE, &tiles);
     scale_append(c, id, 0, n);
+    tiles_find(c, n / TILE, &tiles);
     scale_read(c, id, 0, n);
     memcpy(by_daemon, c->staging, n_bytes);
     decode(c, &tiles);
