@@ -10,8 +10,8 @@
  *
  * A tile is always made of its 128 rows at once: those of the tail, which are in the arena bit for
  * bit as they came, and new ones, under the verdict that the tile before it left. Hence its bytes
- * do not depend on how the rows arrived. Where streams are watched, tiles are encoded one after the
- * other; side by side otherwise.
+ * do not depend on how the rows arrived. Tiles are encoded side by side; where streams are watched,
+ * each a layer behind the one before it, whose monitors it needs (session_verdict.h).
  *
  * Behind a trim into a tile the tail begins with decoded rows, in fp32. Rows that are appended to
  * it become fp32, too, which changes none of their numbers.
@@ -36,6 +36,7 @@ static struct append *append_free(struct append *append)
         tile_unref(part->tile, /* discard= */ false, now_ns, NULL);
         dpq_free(part->base);
         dpq_free(part->fine);
+        verdict_trail_free(part->trail);
         free(part->courses);
     }
     if (append->inputs_used && append->error.code == SESSION_OK)
@@ -251,13 +252,16 @@ static void plan(struct job *job, uint32_t worker)
     r = plan_memory(append);
     if (!r)
         r = plan_keys(append, session_key_maker(append->session, (int32_t)worker));
+    if (!r)
+        r = append_plan_trails(append);
     if (r) {
         session_error_fault(&append->error, r, "Append");
         append_finish(append);
         return;
     }
     append->loop.n = append->n_parts + (append->n_tail_rows ? 1 : 0);
-    append->loop.max_lanes = sequence_book(append->sequence) ? 1 : 0;
+    if (sequence_book(append->sequence)) /* more would only wait for each other */
+        append->loop.max_lanes = profile_geometry(append->sequence->profile)->n_layers;
     if (append->n_parts && sequence_book(append->sequence))
         append->inputs = sequence_take_inputs(append->session, append->sequence);
     append->loop.turn = append_turn;
@@ -345,6 +349,8 @@ static bool append_turn(struct pool_loop *loop, uint32_t i, uint32_t worker)
     if (r < 0)
         session_error_fault(&error, r, "Append");
     fail(append, i, &error);
+    if (i < append->n_parts && append->parts[i].trail)
+        verdict_trail_end(append->parts[i].trail);
     return false;
 }
 

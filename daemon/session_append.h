@@ -13,6 +13,7 @@ struct part {
     uint8_t *base, *fine; /* NULL once it is stored */
     size_t n_base, n_fine;
     struct risk_course *courses; /* NULL: found, or not watched */
+    struct verdict_trail *trail; /* NULL: the next part does not follow it */
     bool keeps_fine;             /* without it some token would be beyond the hard bound */
 };
 
@@ -39,6 +40,7 @@ struct append {
     uint8_t *tail_rows;
     struct risk_input *inputs; /* for the first tile that is encoded; NULL: none */
     bool inputs_used;
+    uint32_t first_made;        /* the first part that was not found */
     struct session_error error; /* of the first turn, in order, that failed */
     uint32_t error_turn;
     bool is_storing; /* a worker stores parts: session's lock; the next two are that worker's */
@@ -65,6 +67,10 @@ void append_roll_back(struct append *append);
  * Thread: the worker that finished the preparation; nothing of it is running any more.
  */
 void append_commit(struct append *append, uint32_t worker);
+
+/** append_plan_trails() - which parts are made after which; those of one sequence, watched, are
+ * made side by side, a layer behind each other. Return: 0, -ENOMEM */
+int append_plan_trails(struct append *append) _must_check_;
 
 /** append_begin_verdict() - how the i-th tile is to be coded, and its room for courses
  *  Nothing if its streams are not watched. Return: 0, -ENOMEM. Thread: the worker whose desk it is

@@ -104,23 +104,47 @@ static const void *object_before(const struct append *append, uint32_t i, size_t
     return base.bytes;
 }
 
+int append_plan_trails(struct append *append)
+{
+    const struct verdict_book *book = sequence_book(append->sequence);
+    int r = 0;
+
+    while (append->first_made < append->n_parts && append->parts[append->first_made].shared)
+        append->first_made++;
+    for (uint32_t i = 0; book && !r && i + 1 < append->n_parts; i++)
+        if (!append->parts[i].shared && !append->parts[i + 1].shared)
+            r = verdict_trail_new(book, &append->parts[i].trail);
+    return r ? error_fold(r) : 0;
+}
+
 int append_begin_verdict(struct append *append, uint32_t i, struct verdict_desk *desk,
                          struct tile_watch *ret_watch)
 {
     const struct verdict_book *book = sequence_book(append->sequence);
+    struct verdict_trail *ahead = i ? append->parts[i - 1].trail : NULL;
+    bool is_first = i == append->first_made;
     struct part *part = &append->parts[i];
-    const struct risk_input *inputs = append->inputs_used ? NULL : append->inputs;
     size_t n_before = 0;
     const void *before;
+    int r;
 
     if (!book)
         return 0;
     part->courses = calloc(verdict_book_n_streams(book), sizeof(part->courses[0]));
     if (!part->courses)
         return error_origin(-ENOMEM);
-    before = object_before(append, i, &n_before);
-    append->inputs_used = true;
-    return verdict_begin(desk, book, before, n_before, inputs, part->courses, ret_watch);
+    if (is_first)
+        append->inputs_used = true;
+    if (ahead) {
+        r = verdict_follow(desk, book, ahead, part->courses, ret_watch);
+    } else {
+        before = object_before(append, i, &n_before);
+        r = verdict_begin(desk, book, before, n_before, is_first ? append->inputs : NULL,
+                          part->courses, ret_watch);
+    }
+    if (!r && part->trail)
+        verdict_leave(desk, part->trail, ret_watch);
+    return r ? error_fold(r) : 0;
 }
 
 /* --- reports and resets ----------------------------------------------------------------------- */

@@ -14,6 +14,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -136,19 +137,19 @@ static const uint8_t *monitor_bytes(const struct verdict_book *book, const void 
     return (const uint8_t *)base + at + sizeof(header);
 }
 
-static void read_monitors(struct verdict_desk *desk, const void *base, size_t n_base)
+/* @bytes: of all streams; NULL: there are none */
+static void read_monitor(struct verdict_desk *desk, uint32_t i, const uint8_t *bytes)
 {
-    const struct verdict_book *book = desk->book;
-    const uint8_t *bytes = monitor_bytes(book, base, n_base);
+    const struct verdict_stream *s = &desk->book->streams[i];
     uint8_t copy[RISK_MONITOR_BYTES];
 
-    for (uint32_t i = 0; i < book->n_streams; i++) {
-        risk_monitor_init(&desk->monitors[i], &book->streams[i].calibration);
-        if (!bytes || !book->streams[i].is_watched)
-            continue;
+    risk_monitor_init(&desk->monitors[i], &s->calibration);
+    if (bytes && s->is_watched) {
         memcpy(copy, bytes + i * sizeof(copy), sizeof(copy));
         (void)!risk_monitor_unpack(copy, &desk->monitors[i]);
     }
+    desk->before[i] = desk->monitors[i].zone.zone;
+    desk->is_wrong[i] = false;
 }
 
 void verdict_zones(const struct verdict_book *book, const void *base, size_t n_base,
@@ -275,9 +276,89 @@ static void measured(void *user, uint32_t i, const struct tile_energies *energie
                    energies->d2, energies->e2, energies->part, desk->before[i], &desk->courses[i]);
 }
 
-int verdict_begin(struct verdict_desk *desk, const struct verdict_book *book, const void *base,
-                  size_t n_base, const struct risk_input *inputs, struct risk_course *courses,
-                  struct tile_watch *ret_watch)
+/* --- trails ----------------------------------------------------------------------------------- */
+
+struct verdict_trail {
+    pthread_mutex_t mutex;
+    pthread_cond_t longer;
+    uint32_t n_streams, n_left; /* of which there are monitors: mutex */
+    uint8_t bytes[];
+};
+
+int verdict_trail_new(const struct verdict_book *book, struct verdict_trail **ret_trail)
+{
+    struct verdict_trail *t = calloc(1, sizeof(*t) + book->n_streams * RISK_MONITOR_BYTES);
+
+    if (!t)
+        return error_origin(-ENOMEM);
+    pthread_mutex_init(&t->mutex, NULL);
+    pthread_cond_init(&t->longer, NULL);
+    t->n_streams = book->n_streams;
+    *ret_trail = t;
+    return 0;
+}
+
+struct verdict_trail *verdict_trail_free(struct verdict_trail *trail)
+{
+    if (!trail)
+        return NULL;
+    pthread_cond_destroy(&trail->longer);
+    pthread_mutex_destroy(&trail->mutex);
+    free(trail);
+    return NULL;
+}
+
+static void lengthen(struct verdict_trail *t, uint32_t n_left)
+{
+    pthread_mutex_lock(&t->mutex);
+    t->n_left = n_left;
+    pthread_cond_broadcast(&t->longer);
+    pthread_mutex_unlock(&t->mutex);
+}
+
+void verdict_trail_end(struct verdict_trail *trail)
+{
+    lengthen(trail, trail->n_streams);
+}
+
+static void await(struct verdict_trail *t, uint32_t n_left)
+{
+    pthread_mutex_lock(&t->mutex);
+    while (t->n_left < n_left)
+        pthread_cond_wait(&t->longer, &t->mutex);
+    pthread_mutex_unlock(&t->mutex);
+}
+
+/* The bytes that verdict_end() puts into the tile: a monitor is what can be read from them. */
+static void pack(const struct verdict_desk *desk, uint32_t i, uint8_t *bytes)
+{
+    if (desk->book->streams[i].is_watched)
+        risk_monitor_pack(&desk->monitors[i], bytes + i * RISK_MONITOR_BYTES);
+}
+
+static void before_layer(void *user, uint32_t layer)
+{
+    struct verdict_desk *desk = user;
+    uint32_t n = 2 * desk->book->n_kv_heads, first = layer * n;
+
+    if (desk->own && layer) { /* the layer below has been coded */
+        for (uint32_t i = first - n; i < first; i++)
+            pack(desk, i, desk->own->bytes);
+        lengthen(desk->own, first);
+    }
+    if (!desk->ahead)
+        return;
+    await(desk->ahead, first + n);
+    for (uint32_t i = first; i < first + n; i++)
+        read_monitor(desk, i, desk->ahead->bytes);
+    for (uint32_t i = first; i < first + n; i++)
+        desk->verdicts[i] = decide(desk, i, /* asked= */ false);
+}
+
+/* --- beginning and end of a tile -------------------------------------------------------------- */
+
+static int begin(struct verdict_desk *desk, const struct verdict_book *book,
+                 struct risk_course *courses, struct tile_watch *ret_watch)
 {
     int r = reserve(desk, book->n_streams);
 
@@ -285,20 +366,50 @@ int verdict_begin(struct verdict_desk *desk, const struct verdict_book *book, co
         return error_fold(r);
     desk->book = book;
     desk->courses = courses;
-    read_monitors(desk, base, n_base);
-    for (uint32_t i = 0; i < book->n_streams; i++) {
-        desk->before[i] = desk->monitors[i].zone.zone;
-        desk->is_wrong[i] = false;
-        if (inputs && book->streams[i].is_watched)
-            risk_input_apply(&inputs[i], &desk->monitors[i]);
-    }
-    for (uint32_t i = 0; i < book->n_streams; i++)
-        desk->verdicts[i] = decide(desk, i, inputs && inputs[i].resets);
+    desk->ahead = desk->own = NULL;
     *ret_watch = (struct tile_watch){ .verdicts = desk->verdicts,
                                       .user = desk,
                                       .measured = measured,
                                       .n_verdict_bytes = verdict_bytes(book) };
     return 0;
+}
+
+int verdict_begin(struct verdict_desk *desk, const struct verdict_book *book, const void *base,
+                  size_t n_base, const struct risk_input *inputs, struct risk_course *courses,
+                  struct tile_watch *ret_watch)
+{
+    const uint8_t *bytes = monitor_bytes(book, base, n_base);
+    int r = begin(desk, book, courses, ret_watch);
+
+    if (r)
+        return error_fold(r);
+    for (uint32_t i = 0; i < book->n_streams; i++) {
+        read_monitor(desk, i, bytes);
+        if (inputs && book->streams[i].is_watched)
+            risk_input_apply(&inputs[i], &desk->monitors[i]);
+    }
+    for (uint32_t i = 0; i < book->n_streams; i++)
+        desk->verdicts[i] = decide(desk, i, inputs && inputs[i].resets);
+    return 0;
+}
+
+int verdict_follow(struct verdict_desk *desk, const struct verdict_book *book,
+                   struct verdict_trail *ahead, struct risk_course *courses,
+                   struct tile_watch *ret_watch)
+{
+    int r = begin(desk, book, courses, ret_watch);
+
+    if (r)
+        return error_fold(r);
+    desk->ahead = ahead;
+    ret_watch->before_layer = before_layer;
+    return 0;
+}
+
+void verdict_leave(struct verdict_desk *desk, struct verdict_trail *own, struct tile_watch *watch)
+{
+    desk->own = own;
+    watch->before_layer = before_layer;
 }
 
 void verdict_end(struct verdict_desk *desk, uint8_t *base, size_t n_base)
@@ -310,7 +421,10 @@ void verdict_end(struct verdict_desk *desk, uint8_t *base, size_t n_base)
     assert(!tile_find_verdict(base, n_base, &at, &n) && n == verdict_bytes(book));
     memcpy(base + at, &header, sizeof(header));
     for (uint32_t i = 0; i < book->n_streams; i++)
-        if (book->streams[i].is_watched)
-            risk_monitor_pack(&desk->monitors[i],
-                              base + at + sizeof(header) + i * RISK_MONITOR_BYTES);
+        pack(desk, i, base + at + sizeof(header));
+    if (!desk->own)
+        return;
+    for (uint32_t i = book->n_streams - 2 * book->n_kv_heads; i < book->n_streams; i++)
+        pack(desk, i, desk->own->bytes);
+    verdict_trail_end(desk->own);
 }

@@ -37,7 +37,8 @@ struct encoder {
     struct tile_fine_header fine_header;
 };
 
-/* Offsets of all that is known beforehand. */
+/* Offsets of all that is known beforehand. Verdicts may come later, layer by layer: then there is
+ * room for all fine planes, and cut_fine() says how much of it was used. */
 static void lay_out(struct encoder *e)
 {
     const struct dpq_profile *p = e->profile;
@@ -47,7 +48,8 @@ static void lay_out(struct encoder *e)
 
     for (uint32_t i = 0; i < n; i++) {
         h->n_panel_lines += d / p->streams[i].dsub;
-        if (encode_keeps_fine(&p->streams[i], e->rate,
+        if ((e->watch && e->watch->before_layer) ||
+            encode_keeps_fine(&p->streams[i], e->rate,
                               encode_verdict(e->watch, &p->streams[i], i, e->rate)))
             f->n_panel_lines += d / p->streams[i].dsub;
     }
@@ -105,9 +107,24 @@ static void take(void *user, const struct encode_input *in, const struct encode_
     e->fine_line += u->fine_panel ? n_lines : 0;
 }
 
-static void encode_all(struct encoder *e, bool starts_sequence)
+/* Of streams first … end - 1. */
+static bool are_verdicts_valid(const struct tile_watch *watch, uint32_t first, uint32_t end)
+{
+    for (uint32_t i = first; watch && watch->verdicts && i < end; i++) {
+        struct tile_verdict v = watch->verdicts[i];
+
+        if (v.mode > TILE_VERDICT_RAW || v.keeps_fine > 1 || v.reserved ||
+            (v.group_log2 && (v.group_log2 < 3 || v.group_log2 > 7)))
+            return false;
+    }
+    return true;
+}
+
+/* 0; DPQ_E_INVALID, a verdict is out of range */
+static int encode_all(struct encoder *e, bool starts_sequence)
 {
     const struct dpq_geometry *g = &e->profile->geometry;
+    uint32_t n = 2 * g->n_kv_heads;
     struct encode_layer layer = {
         .rate = e->rate,
         .dtype = e->dtype,
@@ -121,8 +138,27 @@ static void encode_all(struct encoder *e, bool starts_sequence)
     };
 
     for (; layer.layer < g->n_layers; layer.layer++) {
+        if (e->watch && e->watch->before_layer)
+            e->watch->before_layer(e->watch->user, layer.layer);
+        if (!are_verdicts_valid(e->watch, layer.layer * n, (layer.layer + 1) * n))
+            return DPQ_E_INVALID;
         encode_layer(e->codec, &layer);
-        layer.rows += 2 * g->n_kv_heads * e->head_bytes;
+        layer.rows += n * e->head_bytes;
+    }
+    return 0;
+}
+
+static void cut_fine(struct encoder *e)
+{
+    struct tile_fine_header *f = &e->fine_header;
+
+    if (f->n_panel_lines == e->fine_line)
+        return;
+    f->n_panel_lines = e->fine_line;
+    f->n_bytes = f->panels_offset + f->n_panel_lines * KERN_LINE;
+    if (!e->fine_line) {
+        free(e->fine);
+        e->fine = NULL;
     }
 }
 
@@ -256,22 +292,6 @@ static void fill_headers(struct encoder *e, uint64_t first_position, uint64_t fi
     memcpy(e->fine_header.profile, p->digest, sizeof(e->fine_header.profile));
 }
 
-static bool are_verdicts_valid(const struct tile_watch *watch, uint32_t n_streams)
-{
-    if (!watch)
-        return true;
-    if (watch->n_verdict_bytes > DPQ_MAX_STREAMS * 256u)
-        return false;
-    for (uint32_t i = 0; watch->verdicts && i < n_streams; i++) {
-        struct tile_verdict v = watch->verdicts[i];
-
-        if (v.mode > TILE_VERDICT_RAW || v.keeps_fine > 1 || v.reserved ||
-            (v.group_log2 && (v.group_log2 < 3 || v.group_log2 > 7)))
-            return false;
-    }
-    return true;
-}
-
 int dpq_tile_encode(struct dpq_codec *codec, const void *rows, uint32_t dtype,
                     uint64_t first_position, uint64_t first_index, uint32_t rate,
                     uint8_t **ret_base, size_t *ret_n_base, uint8_t **ret_fine, size_t *ret_n_fine)
@@ -299,7 +319,7 @@ int tile_encode_watched(struct dpq_codec *codec, const void *rows, uint32_t dtyp
     int r;
 
     if (!dpq_dtype_bytes(dtype) || rate > DPQ_RATE_COMPACT || first_index % KERN_TOKENS ||
-        !are_verdicts_valid(watch, codec->profile->n_streams))
+        (watch && watch->n_verdict_bytes > DPQ_MAX_STREAMS * 256u))
         return DPQ_E_INVALID;
     fill_headers(&e, first_position, first_index);
     lay_out(&e);
@@ -307,7 +327,10 @@ int tile_encode_watched(struct dpq_codec *codec, const void *rows, uint32_t dtyp
     if (r)
         return error_fold(r);
     codec_rope(codec, first_position);
-    encode_all(&e, !first_index);
+    r = encode_all(&e, !first_index);
+    if (r)
+        return r;
+    cut_fine(&e);
     r = append_notes(&e);
     if (r)
         return error_fold(r);

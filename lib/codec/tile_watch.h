@@ -42,6 +42,9 @@ struct tile_energies {
 struct tile_watch {
     const struct tile_verdict *verdicts; /* [n_streams]; NULL: all 0 */
     void *user;
+    /* once a layer, before it is coded, in order: its verdicts are read after that, and those of
+     * the layers below are done with. May take its time. NULL: all are there from the start */
+    void (*before_layer)(void *user, uint32_t layer);
     /* once a stream, in coding order, during the call; NULL: nobody wants them */
     void (*measured)(void *user, uint32_t stream, const struct tile_energies *energies);
     uint32_t n_verdict_bytes; /* zeroes left in the base object for tile_find_verdict() to find */

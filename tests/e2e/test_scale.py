@@ -48,4 +48,4 @@ def test_limits():
     # 4 MiB of encoded tiles are made meanwhile
     assert of["memory"][0]["peak_mib"] < 2
     assert of["allocations_per_token"][0]["read"] == 0
-    assert of["allocations_per_token"][0]["append"] < .1  # some a tile
+    assert of["allocations_per_token"][0]["append"] < .2  # some a tile

@@ -208,6 +208,68 @@ static void test_raw_where_fine_is_not_enough(void **state)
     }
 }
 
+/* Verdicts that come layer by layer. */
+struct late {
+    const struct toy *toy;
+    const struct tile_verdict *all;
+    struct tile_verdict now[MAX_STREAMS]; /* nonsense but for the layer's */
+    uint32_t n_layers;
+};
+
+static void before_layer(void *user, uint32_t layer)
+{
+    struct late *late = user;
+    uint32_t n = 2 * late->toy->geometry.n_kv_heads;
+
+    assert_int_equal(layer, late->n_layers++);
+    memset(late->now, 0xff, sizeof(late->now));
+    memcpy(late->now + layer * n, late->all + layer * n, n * sizeof(late->now[0]));
+}
+
+/* They make the same tile as those that are there from the start. */
+static void test_late_verdicts(void **state)
+{
+    static const struct tile_verdict SOME[] = { { 0 },
+                                                { .keeps_fine = 1 },
+                                                { .mode = TILE_VERDICT_INTRA, .keeps_fine = 1 },
+                                                { .mode = TILE_VERDICT_RAW } };
+
+    (void)state;
+    for (uint32_t n = 0; n < 5 * 3 * 3; n++) {
+        struct toy toy = toy_of(n % 5, 24);
+        void *rows = random_rows(&toy.geometry, DPQ_F32, n);
+        struct tile_verdict verdicts[MAX_STREAMS] = { 0 };
+        struct tile_watch watch = { .verdicts = verdicts, .n_verdict_bytes = 40 };
+        struct late late = { .toy = &toy, .all = verdicts };
+        struct tile early, t;
+        struct dpq_codec *c = NULL;
+
+        for (uint32_t s = 0; n / 15 && s < toy.profile->n_streams; s++)
+            verdicts[s] = SOME[n / 15 == 1 ? (s == 5) : (s * 7 + n) % ARRAY_SIZE(SOME)];
+        early = encode_watched(&toy, rows, 128, n / 5 % 3, &watch);
+        watch = (struct tile_watch){ late.now, &late, before_layer, NULL, 40 };
+        t = encode_watched(&toy, rows, 128, n / 5 % 3, &watch);
+        assert_int_equal(late.n_layers, toy.geometry.n_layers);
+        assert_int_equal(t.n_base, early.n_base);
+        assert_memory_equal(t.base, early.base, t.n_base);
+        assert_int_equal(t.n_fine, early.n_fine);
+        assert_int_equal(!t.fine, !early.fine);
+        if (t.fine)
+            assert_memory_equal(t.fine, early.fine, t.n_fine);
+        tile_drop(&t);
+        verdicts[toy.profile->n_streams - 1].mode = 4;
+        late.n_layers = 0;
+        assert_int_equal(dpq_codec_new(toy.profile, ~0u, &c), 0);
+        assert_int_equal(tile_encode_watched(c, rows, DPQ_F32, 0, 0, 0, &watch, &t.base, &t.n_base,
+                                             &t.fine, &t.n_fine),
+                         DPQ_E_INVALID);
+        dpq_codec_free(c);
+        free(rows);
+        tile_drop(&early);
+        toy_drop(&toy);
+    }
+}
+
 /* A predictor that is noise shows as such, also while its stream does without it. */
 static void test_loop_is_watched(void **state)
 {
@@ -326,6 +388,7 @@ int main(void)
         cmocka_unit_test(test_measured),
         cmocka_unit_test(test_verdicts),
         cmocka_unit_test(test_raw_where_fine_is_not_enough),
+        cmocka_unit_test(test_late_verdicts),
         cmocka_unit_test(test_loop_is_watched),
         cmocka_unit_test(test_parts),
         cmocka_unit_test(test_verdict_bytes),

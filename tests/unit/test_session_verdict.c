@@ -244,6 +244,46 @@ static void test_determinism(void **state)
     free(x);
 }
 
+/* Tiles are made side by side: one that is refused holds up none of those behind it, and the same
+ * append without the fault makes what it would have made at first. */
+static void test_refused_half_way(void **state)
+{
+    struct fixture *f = *state;
+    float *good = make_input(1), *x = make_input(2), was = x[700 * ROW_NUMBERS];
+    struct store_object base[2], fine[2];
+    struct session_append op;
+    uint8_t id[32];
+    uint64_t a, b;
+
+    install(f, DPQ_REFERENCE_DEPTH, good, id);
+    a = create_with(f, id, NULL, 0);
+    b = create_with(f, id, NULL, 0);
+    for (int i = 0; i < N_RUNS; i++) {
+        x[700 * ROW_NUMBERS] = NAN;
+        op = (struct session_append){ .sequence_id = a, .n_tokens = N_TOKENS };
+        op.from.tensor = fixture_rows(DPQ_F32);
+        op.from.inline_bytes = x;
+        op.from.n_inline_bytes = (uint64_t)N_TOKENS * ROW_BYTES;
+        op = append_run(f, op);
+        assert_string_equal(op.error.reason, "NOT_FINITE");
+        assert_int_equal(op.error.token, 700);
+    }
+    x[700 * ROW_NUMBERS] = was;
+    append_rows(f, a, x, 0, N_TOKENS, NULL);
+    for (uint32_t t = 0; t < N_TOKENS; t += DPQ_TILE_TOKENS)
+        append_rows(f, b, x, t, DPQ_TILE_TOKENS, NULL);
+    for (size_t i = 0; i < N_TOKENS / DPQ_TILE_TOKENS; i++) {
+        stored(f, a, i, &base[0], &fine[0]);
+        stored(f, b, i, &base[1], &fine[1]);
+        assert_int_equal(base[0].n_bytes, base[1].n_bytes);
+        assert_memory_equal(base[0].bytes, base[1].bytes, base[0].n_bytes);
+        assert_int_equal(fine[0].n_bytes, fine[1].n_bytes);
+        assert_memory_equal(fine[0].bytes, fine[1].bytes, fine[0].n_bytes);
+    }
+    free(good);
+    free(x);
+}
+
 /* what is known of an installed profile; it stays */
 static const struct verdict_book *book_of(struct fixture *f, const uint8_t id[32])
 {
@@ -532,10 +572,10 @@ static void test_bytes_are_all(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        FIXTURE_TEST(test_zones),          FIXTURE_TEST(test_monitor_off),
-        FIXTURE_TEST(test_determinism),    FIXTURE_TEST(test_bad_layer),
-        FIXTURE_TEST(test_prefix),         FIXTURE_TEST(test_bytes_are_all),
-        FIXTURE_TEST(test_red_that_gains),
+        FIXTURE_TEST(test_zones),         FIXTURE_TEST(test_monitor_off),
+        FIXTURE_TEST(test_determinism),   FIXTURE_TEST(test_refused_half_way),
+        FIXTURE_TEST(test_bad_layer),     FIXTURE_TEST(test_prefix),
+        FIXTURE_TEST(test_bytes_are_all), FIXTURE_TEST(test_red_that_gains),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
