@@ -65,6 +65,8 @@ static struct box box_floats(struct rng *r, size_t n, double least, double most)
 static struct stream *stream_new(struct rng *r)
 {
     struct stream *s = calloc(1, sizeof(*s));
+    uint64_t least = rng_below(r, 2) ? 50 : 0; /* of 50: 2^-14, as small as fp16 has in full */
+    double widest = rng_below(r, 2) ? 0.05 : 7;
 
     assert_non_null(s);
     s->d = any_dim(r);
@@ -79,7 +81,7 @@ static struct stream *stream_new(struct rng *r)
         fill_bytes(r, s->books[i].p, s->books[i].n);
     }
     for (int i = 0; i < 2; i++)
-        s->scales[i] = box_floats(r, s->n_subspaces, 0.01, 0.05);
+        s->scales[i] = box_floats(r, s->n_subspaces, 0.01, widest);
     s->leak = box_floats(r, s->n_subspaces, 0, 1);
     s->gain = box_floats(r, T, 0, 4);
     for (int i = 1; i < 256; i++) {
@@ -87,7 +89,7 @@ static struct stream *stream_new(struct rng *r)
         s->inverse[i] = 1 / s->gains[i];
     }
     for (size_t t = 0; t < T; t++) /* as the codec's: 0, tiny, huge */
-        memcpy(s->gain.p + 4 * t, &s->gains[rng_below(r, 256)], 4);
+        memcpy(s->gain.p + 4 * t, &s->gains[least + rng_below(r, 256 - least)], 4);
     s->panel = (struct kern_panel){
         .base = s->base.p,
         .fine = rng_below(r, 2) ? s->fine.p : NULL,
