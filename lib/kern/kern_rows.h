@@ -113,12 +113,21 @@ struct kern_look_up {
                   float *ret);
 };
 
-/* One number for each subspace becomes one for each dimension. */
-KERN_INLINE void spread(const float *v, size_t n_subspaces, size_t dsub, float *ret)
+KERN_INLINE void spread_by(const float *restrict v, size_t n_subspaces, size_t dsub,
+                           float *restrict ret)
 {
     for (size_t m = 0; m < n_subspaces; m++)
         for (size_t i = 0; i < dsub; i++)
             ret[m * dsub + i] = v[m];
+}
+
+/* One number for each subspace becomes one for each dimension; dsub is 2 or 4. */
+KERN_INLINE void spread(const float *v, size_t n_subspaces, size_t dsub, float *ret)
+{
+    if (dsub == 2)
+        spread_by(v, n_subspaces, 2, ret);
+    else
+        spread_by(v, n_subspaces, 4, ret);
 }
 
 KERN_INLINE size_t mask_count(const struct kern_mask *m)
@@ -202,13 +211,15 @@ KERN_INLINE void decode_rows_by(struct kern_look_up look_up, const struct kern_p
 {
     size_t d = p->n_subspaces * p->dsub;
     float leak[KERN_MAX_DIM] KERN_ALIGNED, from[KERN_MAX_DIM] KERN_ALIGNED;
-    float state[2][KERN_MAX_DIM] KERN_ALIGNED = { 0 };
+    float state[2][KERN_MAX_DIM] KERN_ALIGNED;
     const float *before = state[1];
     struct panel_words w;
 
     panel_words_set(&w, look_up, p, ret_base || p->leak);
-    if (p->leak)
+    if (p->leak) {
         spread(p->leak, p->n_subspaces, p->dsub, leak);
+        memset(state[1], 0, d * sizeof(state[1][0]));
+    }
     for (size_t t = 0; t < KERN_TOKENS; t++) {
         int tree = kern_mask_has(&p->predicted, t);
         size_t at = look_up.slot(t) * KERN_CHUNK;
@@ -241,12 +252,14 @@ KERN_INLINE void decode_half_by(struct kern_look_up look_up, struct kern_halves 
 {
     size_t d = p->n_subspaces * p->dsub;
     float leak[KERN_MAX_DIM] KERN_ALIGNED, from[KERN_MAX_DIM] KERN_ALIGNED;
-    float state[KERN_MAX_DIM] KERN_ALIGNED = { 0 };
+    float state[KERN_MAX_DIM] KERN_ALIGNED;
     struct panel_words w;
 
     panel_words_set(&w, look_up, p, !p->fine || p->leak);
-    if (p->leak)
+    if (p->leak) {
         spread(p->leak, p->n_subspaces, p->dsub, leak);
+        memset(state, 0, d * sizeof(state[0]));
+    }
     for (size_t t = 0; t < KERN_TOKENS; t++) {
         int tree = kern_mask_has(&p->predicted, t);
         size_t at = look_up.slot(t) * KERN_CHUNK;
