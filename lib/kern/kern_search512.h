@@ -33,12 +33,12 @@ static inline void load_pairs(const int16_t *q, __m512i ret_pairs[2])
     ret_pairs[1] = _mm512_unpackhi_epi16(a, b);
 }
 
-/* The low nibble of each rank says 15 - word. */
-static inline void store_codes(__m512i best_low, __m512i best_high, uint8_t *ret_code)
+/* The low nibbles. */
+static inline void store_codes(__m512i low_tokens, __m512i high_tokens, uint8_t *ret_code)
 {
     __m512i low = _mm512_set1_epi32(KERN_WORDS - 1);
     __m512i v =
-        _mm512_packs_epi32(_mm512_andnot_si512(best_low, low), _mm512_andnot_si512(best_high, low));
+        _mm512_packs_epi32(_mm512_and_si512(low_tokens, low), _mm512_and_si512(high_tokens, low));
 
     _mm256_storeu_si256((__m256i *)ret_code, _mm512_cvtepi16_epi8(v));
 }
@@ -107,6 +107,8 @@ KERN_INLINE void search_n(const int16_t *q, size_t dsub, const int8_t *book, uin
                                     _mm512_set1_epi32(pair[(w * dsub + i) / 2]));
                 best[k] = _mm512_max_epi32(best[k], score);
             }
+        for (int k = 0; k < 4; k++) /* 15 - word */
+            best[k] = _mm512_xor_si512(best[k], _mm512_set1_epi32(KERN_WORDS - 1));
         store_codes(best[0], best[1], ret_code + t);
         store_codes(best[2], best[3], ret_code + t + 32);
     }
@@ -145,66 +147,68 @@ static inline void turn_pairs(const int8_t *rows, size_t stride, __m256i ret_col
     }
 }
 
-/* Pairs of bytes as pairs of int16, each times 256. */
-static inline __m512i widen_256(__m256i pairs)
-{
-    __m512i apart = _mm512_set4_epi32(0x0d800c80, 0x09800880, 0x05800480, 0x01800080);
-
-    return _mm512_shuffle_epi8(_mm512_cvtepu16_epi32(pairs), apart);
-}
-
 /* For one child number, the words of the children of 16 parents are one register, which VPERMD
- * deals to the tokens; so are their ranks. Scores are 256 times those of the definition: 2048 |c|²
- * is a 32nd of (256 c)², which just fits without a sign. */
+ * deals to the tokens. |q - 16 c|^2 is |q|^2 less 32 times what the definition has the most of: the
+ * least of it is wanted, no two differ by less than 32 unless they are equal, and its low five bits
+ * are those of |q|^2. So the child's number, added, breaks ties and is found there again. */
 KERN_INLINE void search_child_n(const int16_t *q, size_t dsub, const int8_t *children,
-                                const uint8_t *parent, uint8_t *ret_code)
+                                const uint8_t *parent, size_t n_tokens, uint8_t *ret_code)
 {
+    enum { MOST = KERN_TOKENS / 16 };
     __m256i column[2][16];
-    __m512i index[4], pairs[2][4], best[4], zero = _mm512_setzero_si512();
+    __m512i index[MOST], pairs[2][MOST], best[MOST], zero = _mm512_setzero_si512();
+    size_t n = n_tokens / 16; /* registers of tokens: as many as fit beside the words */
 
     for (size_t i = 0; i < dsub; i += 2) /* of 16 words of two pairs: eight to a column */
         turn_pairs(children + 16 * i, KERN_WORDS * dsub, column[i / 2]);
-    for (size_t t = 0; t < KERN_TOKENS; t += 64) {
-        for (int k = 0; k < 4; k += 2) {
-            __m512i p = _mm512_cvtepu8_epi16(
-                _mm256_loadu_si256((const __m256i *)(parent + t + 16 * (size_t)k)));
+    for (size_t t = 0; t < KERN_TOKENS; t += n_tokens) {
+        for (size_t k = 0; k < n; k += 2) {
+            __m512i p =
+                _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(parent + t + 16 * k)));
 
             index[k] = _mm512_unpacklo_epi16(p, zero);
             index[k + 1] = _mm512_unpackhi_epi16(p, zero);
             for (size_t i = 0; i < dsub; i += 2)
-                load_pairs(q + i * KERN_TOKENS + t + 16 * (size_t)k, pairs[i / 2] + k);
-            best[k] = best[k + 1] = _mm512_set1_epi32(INT32_MIN);
+                load_pairs(q + i * KERN_TOKENS + t + 16 * k, pairs[i / 2] + k);
+            best[k] = best[k + 1] = _mm512_set1_epi32(INT32_MAX);
         }
         for (size_t w = 0; w < KERN_WORDS; w++) {
-            __m512i rank = _mm512_set1_epi32((int32_t)(KERN_WORDS - 1 - w)), word[2];
+            __m512i number = _mm512_set1_epi32((int32_t)w), word[2];
 
             for (size_t i = 0; i < dsub; i += 2) {
                 size_t at = w * dsub / 2 + i / 2;
 
-                word[i / 2] = widen_256(column[at / 16][at % 16]);
-                rank = _mm512_sub_epi32(
-                    rank, _mm512_srli_epi32(_mm512_madd_epi16(word[i / 2], word[i / 2]), 5));
+                word[i / 2] = _mm512_slli_epi16(_mm512_cvtepi8_epi16(column[at / 16][at % 16]), 4);
             }
-            for (int k = 0; k < 4; k++) {
-                __m512i score = _mm512_permutexvar_epi32(index[k], rank);
+#pragma GCC unroll 8
+            for (size_t k = 0; k < n; k++) {
+                __m512i score = number;
 
-                for (size_t i = 0; i < dsub; i += 2)
-                    score = dot_add(score, pairs[i / 2][k],
-                                    _mm512_permutexvar_epi32(index[k], word[i / 2]));
-                best[k] = _mm512_max_epi32(best[k], score);
+                for (size_t i = 0; i < dsub; i += 2) {
+                    __m512i from = _mm512_sub_epi16(
+                        pairs[i / 2][k], _mm512_permutexvar_epi32(index[k], word[i / 2]));
+
+                    score = dot_add(score, from, from);
+                }
+                best[k] = _mm512_min_epi32(best[k], score);
             }
         }
-        store_codes(best[0], best[1], ret_code + t);
-        store_codes(best[2], best[3], ret_code + t + 32);
+        for (size_t k = 0; k < n; k += 2) {
+            for (size_t half = k; half < k + 2; half++)
+                for (size_t i = 0; i < dsub; i += 2)
+                    best[half] = _mm512_sub_epi32(
+                        best[half], _mm512_madd_epi16(pairs[i / 2][half], pairs[i / 2][half]));
+            store_codes(best[k], best[k + 1], ret_code + t + 16 * k);
+        }
     }
 }
 
 static DECL_KERN_SEARCH_CHILD(search_child_512)
 {
     if (dsub == 2)
-        search_child_n(q, 2, children, parent, ret_code);
+        search_child_n(q, 2, children, parent, KERN_TOKENS, ret_code);
     else if (dsub == 4)
-        search_child_n(q, 4, children, parent, ret_code);
+        search_child_n(q, 4, children, parent, KERN_TOKENS / 2, ret_code);
     else
         search_child(q, dsub, children, parent, ret_code);
 }
