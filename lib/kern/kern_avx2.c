@@ -408,8 +408,7 @@ static DECL_KERN_TAKE(take_f16_avx2)
     for (size_t t = 0; t < n; t++) {
         const char *row = (const char *)rows + (ptrdiff_t)t * stride;
 
-        if (t + AHEAD < n)
-            kern_prefetch_row(row + AHEAD * stride, d, false);
+        kern_prefetch_rows(row, stride, t, n, d, false);
         for (size_t i = 0; i < n_pairs; i += 8) {
             __m256 u = load_halves(row + 2 * i), v = load_halves(row + 2 * (n_pairs + i));
             __m256 c = _mm256_loadu_ps(turn->cosine + t * n_pairs + i);
@@ -441,8 +440,7 @@ static DECL_KERN_GIVE(give_f16_avx2)
     for (size_t t = 0; t < n; t++) {
         char *row = (char *)ret_rows + (ptrdiff_t)t * stride;
 
-        if (t + AHEAD < n)
-            kern_prefetch_row(row + AHEAD * stride, d, true);
+        kern_prefetch_rows(row, stride, t, n, d, true);
         for (size_t i = 0; i < n_pairs; i += 8) {
             __m256 u = _mm256_loadu_ps(x + t * d + i);
             __m256 v = _mm256_loadu_ps(x + t * d + n_pairs + i);

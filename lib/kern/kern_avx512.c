@@ -50,10 +50,28 @@ static inline __m512 load_halves(const char *from)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
 }
 
+/* What does not turn. */
+static void take_values(const void *rows, ptrdiff_t stride, size_t n, size_t d, const float *mean,
+                        float *ret_x)
+{
+    for (size_t t = 0; t < n; t++) {
+        const char *row = (const char *)rows + (ptrdiff_t)t * stride;
+
+        kern_prefetch_rows(row, stride, t, n, d, false);
+        for (size_t i = 0; i < d; i += 16)
+            _mm512_storeu_ps(ret_x + t * d + i,
+                             _mm512_sub_ps(load_halves(row + 2 * i), _mm512_loadu_ps(mean + i)));
+    }
+}
+
 static DECL_KERN_TAKE(take_f16_512)
 {
     size_t n_pairs = turn->n_pairs;
 
+    if (!n_pairs && d % 16 == 0) {
+        take_values(rows, stride, n, d, mean, ret_x);
+        return;
+    }
     if (!turns_by_halves(turn, d)) {
         take_f16(rows, stride, n, d, turn, mean, ret_x);
         return;
@@ -61,8 +79,7 @@ static DECL_KERN_TAKE(take_f16_512)
     for (size_t t = 0; t < n; t++) {
         const char *row = (const char *)rows + (ptrdiff_t)t * stride;
 
-        if (t + AHEAD < n)
-            kern_prefetch_row(row + AHEAD * stride, d, false);
+        kern_prefetch_rows(row, stride, t, n, d, false);
         for (size_t i = 0; i < n_pairs; i += 16) {
             __m512 u = load_halves(row + 2 * i), v = load_halves(row + 2 * (n_pairs + i));
             __m512 c = _mm512_loadu_ps(turn->cosine + t * n_pairs + i);
@@ -94,8 +111,7 @@ static DECL_KERN_GIVE(give_f16_512)
     for (size_t t = 0; t < n; t++) {
         char *row = (char *)ret_rows + (ptrdiff_t)t * stride;
 
-        if (t + AHEAD < n)
-            kern_prefetch_row(row + AHEAD * stride, d, true);
+        kern_prefetch_rows(row, stride, t, n, d, true);
         for (size_t i = 0; i < n_pairs; i += 16) {
             __m512 u = _mm512_loadu_ps(x + t * d + i);
             __m512 v = _mm512_loadu_ps(x + t * d + n_pairs + i);

@@ -90,10 +90,6 @@ static inline DECL_KERN_ADD(add)
             x[t * d + i] += sign * v[i];
 }
 
-/* Of rows in work, those a few further on: engines' strides are too long for the hardware to see.
- */
-enum { AHEAD = 4 };
-
 KERN_INLINE void turn_row(float *x, size_t d, const struct kern_turn *turn, size_t t)
 {
     const float *cosine = turn->cosine + t * turn->n_pairs, *sine = turn->sine + t * turn->n_pairs;
@@ -110,8 +106,7 @@ KERN_INLINE void take_by(kern_load_fn load, const void *rows, ptrdiff_t stride, 
     for (size_t t = 0; t < n; t++) {
         const char *row = (const char *)rows + (ptrdiff_t)t * stride;
 
-        if (t + AHEAD < n)
-            kern_prefetch_row(row + AHEAD * stride, d, false);
+        kern_prefetch_rows(row, stride, t, n, d, false);
         load(row, 0, 1, d, ret_x + t * d);
         if (turn->n_pairs)
             turn_row(ret_x + t * d, d, turn, t);
@@ -126,8 +121,7 @@ KERN_INLINE void give_by(kern_store_fn store, const float *x, size_t n, size_t d
         char *row = (char *)ret_rows + (ptrdiff_t)t * stride;
         float turned[KERN_MAX_DIM];
 
-        if (t + AHEAD < n)
-            kern_prefetch_row(row + AHEAD * stride, d, true);
+        kern_prefetch_rows(row, stride, t, n, d, true);
         if (!turn->n_pairs) {
             store(x + t * d, 1, d, row, 0);
             continue;

@@ -38,14 +38,24 @@ KERN_INLINE int32_t kern_gain_code(float mean_square)
     return code > 256 ? 256 : code;
 }
 
-/* At most four lines: a row of 128 halves. */
-KERN_INLINE void kern_prefetch_row(const char *row, size_t d, bool for_writing)
+enum { KERN_AHEAD = 8 };
+
+/* Row t + KERN_AHEAD of those that are taken or given, and of the head that follows in memory row
+ * t: it is next, and rows of engines are so far apart that only this head's are near. At most four
+ * lines each: 128 halves. */
+KERN_INLINE void kern_prefetch_rows(const char *row, ptrdiff_t stride, size_t t, size_t n, size_t d,
+                                    bool for_writing)
 {
-    for (size_t i = 0; i < 2 * d && i < 256; i += 64)
-        if (for_writing)
-            __builtin_prefetch(row + i, 1);
-        else
-            __builtin_prefetch(row + i, 0);
+    const char *ahead = t + KERN_AHEAD < n ? row + KERN_AHEAD * stride : row;
+
+    for (size_t i = 0; i < 2 * d && i < 256; i += KERN_LINE)
+        if (for_writing) {
+            __builtin_prefetch(ahead + i, 1);
+            __builtin_prefetch(row + 2 * d + i, 1, 2);
+        } else {
+            __builtin_prefetch(ahead + i, 0);
+            __builtin_prefetch(row + 2 * d + i, 0, 2);
+        }
 }
 
 /* The upper half onto the lower, until one is left. */
