@@ -1,4 +1,5 @@
 /* deltapqd: command line, configuration, log; then life.c */
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,12 +76,21 @@ static int run(const struct options *options, struct config *config)
     return life_run(options->config_path, config);
 }
 
+/* A tile is some megabytes, and there is one after the other: without this, libc gives each back to
+ * the kernel, which then has to clear new pages for the next. What is larger still goes back. */
+static void keep_heap(void)
+{
+    mallopt(M_MMAP_THRESHOLD, 4 << 20);
+    mallopt(M_TRIM_THRESHOLD, 8 << 20);
+}
+
 int main(int argc, char **argv)
 {
     struct options options;
     struct config *config;
     int r;
 
+    keep_heap();
     r = options_parse(argc, argv, &options);
     if (r)
         return r == OPTIONS_E_DONE ? EXIT_STOPPED : EXIT_CONFIG;

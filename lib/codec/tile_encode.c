@@ -253,11 +253,14 @@ static int append_notes(struct encoder *e)
 static int allocate(struct encoder *e)
 {
     e->notes = calloc(e->profile->n_streams, sizeof(*e->notes));
-    e->base = calloc(1, e->header.kinds_offset);
+    e->base = malloc(e->header.kinds_offset);
     if (e->fine_header.n_panel_lines)
-        e->fine = calloc(1, e->fine_header.n_bytes);
+        e->fine = malloc(e->fine_header.n_bytes);
     if (!e->notes || !e->base || (e->fine_header.n_panel_lines && !e->fine))
         return error_origin(-ENOMEM);
+    memset(e->base, 0, e->header.panels_offset); /* panels are written whole */
+    if (e->fine)
+        memset(e->fine, 0, e->fine_header.panels_offset);
     return 0;
 }
 

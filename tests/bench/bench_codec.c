@@ -3,7 +3,7 @@
  * tiles and back
  *
  *   bench_codec [--json] [--layers N] [--heads N] [--dim N] [--seconds S] [--only encode|decode]
- *               [--cpu MASK]
+ *               [--reference NAME] [--rate NAME] [--cpu MASK]
  *
  * Tokens a second, GB/s of fp16 rows, the ratio to memcpy of the same rows, and the share of the
  * time that BLAS takes, with the least that is wanted: the linker puts a clock around cblas_sgemm.
@@ -18,6 +18,7 @@
  * OPENBLAS_CORETYPE in the environment (SkylakeX, Haswell) makes it use others.
  */
 
+#include <malloc.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <time.h>
@@ -34,9 +35,9 @@ char *openblas_get_corename(void);
 struct options {
     bool json;
     uint32_t n_layers, n_kv_heads, head_dim;
-    double seconds; /* per figure */
-    const char *only;
-    uint32_t cpu; /* 0: every step */
+    double seconds;                      /* per figure */
+    const char *only, *reference, *rate; /* empty: all */
+    uint32_t cpu;                        /* 0: every step */
 };
 
 struct bench {
@@ -214,6 +215,11 @@ static void say(const struct bench *b, const char *what, const char *rate, doubl
     fflush(stdout);
 }
 
+static bool is_wanted(const char *option, const char *name)
+{
+    return !*option || !strcmp(option, name);
+}
+
 static void bench_isa(struct bench *b, const char *isa, uint32_t cpu_mask)
 {
     static const char *const RATES[] = { "quality", "balanced", "compact" };
@@ -221,6 +227,8 @@ static void bench_isa(struct bench *b, const char *isa, uint32_t cpu_mask)
     b->isa = isa;
     must(dpq_codec_new(b->toy.profile, cpu_mask, &b->codec), "codec");
     for (b->rate = DPQ_RATE_QUALITY; b->rate <= DPQ_RATE_COMPACT; b->rate += 2) {
+        if (!is_wanted(b->options->rate, RATES[b->rate]))
+            continue;
         run_encode(b);
         if (strcmp(b->options->only, "decode") != 0)
             say(b, "encode", RATES[b->rate], median(b, run_encode));
@@ -248,7 +256,7 @@ static void bench_one_token(struct bench *b)
 
 static struct options parse(int argc, char **argv)
 {
-    struct options o = { .seconds = 0.5, .only = "" };
+    struct options o = { .seconds = 0.5, .only = "", .reference = "", .rate = "" };
 
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "0";
@@ -267,6 +275,10 @@ static struct options parse(int argc, char **argv)
             o.seconds = atof(value);
         else if (!strcmp(argv[i], "--only"))
             o.only = value;
+        else if (!strcmp(argv[i], "--reference"))
+            o.reference = value;
+        else if (!strcmp(argv[i], "--rate"))
+            o.rate = value;
         else if (!strcmp(argv[i], "--cpu"))
             o.cpu = (uint32_t)strtoul(value, NULL, 0);
         else
@@ -328,7 +340,8 @@ static void bench_geometry(const struct options *options, uint32_t n_layers, uin
     b.memcpy_s = median(&b, run_memcpy);
     say(&b, "memcpy", "raw", b.memcpy_s);
     for (uint32_t reference = 0; reference < sizeof(REFERENCES) / sizeof(char *); reference++)
-        bench_reference(&b, reference);
+        if (is_wanted(options->reference, REFERENCES[reference]))
+            bench_reference(&b, reference);
     dpq_free(b.base);
     dpq_free(b.fine);
     free(b.rows);
@@ -339,6 +352,8 @@ int main(int argc, char **argv)
 {
     struct options o = parse(argc, argv);
 
+    mallopt(M_MMAP_THRESHOLD, 4 << 20); /* as deltapqd has it */
+    mallopt(M_TRIM_THRESHOLD, 8 << 20);
     if (!o.json)
         printf("BLAS has kernels for %s\n", openblas_get_corename());
     if (o.n_layers || o.n_kv_heads || o.head_dim) {
