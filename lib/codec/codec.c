@@ -88,7 +88,6 @@ int dpq_codec_new(const struct dpq_profile *profile, uint32_t cpu_mask,
         r = scratch(4 * n * sizeof(float), (void **)&c->below);
         if (r)
             return error_fold(r);
-        c->next_values = c->below + 3 * n;
     }
     *ret_codec = steal_ptr(c);
     return 0;

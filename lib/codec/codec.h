@@ -29,9 +29,8 @@ struct dpq_codec {
     float *rows[N_PLANES];          /* [128][head_dim]: what the decoder makes of the codes */
     float *p;                       /* [128][head_dim]: a depth prediction */
     int16_t *q;                     /* [head_dim][128] */
-    float *below; /* depth: base reconstructions [3][128][n_kv_heads * head_dim]; NULL until needed:
-                     K and V of the layer below, K of this one */
-    float *next_values; /* the fourth of these: V of this layer, next layer's "below" */
+    float *below; /* depth: base reconstructions [4][128][n_kv_heads * head_dim], K and V of a layer
+                     and of the one below it, by turns (loop.c); NULL without depth */
     struct tile_view *view;
 };
 

@@ -43,6 +43,4 @@ void encode_layer(struct dpq_codec *codec, const struct encode_layer *layer)
                 measured(codec, layer->watch, &in, &u);
             in.rows += head_bytes;
         }
-    if (codec->below)
-        loop_next_layer(codec);
 }

@@ -175,8 +175,7 @@ void encode_unit(struct dpq_codec *c, const struct encode_input *in, struct enco
     if (in->is_reference) {
         loop_decode_rows(c, &u->loop, u->base_panel, encode_is_full(u) ? u->fine_panel : NULL,
                          false);
-        loop_reconstruct(c, &u->loop, encode_is_full(u) ? PLANE_FINE : PLANE_BASE);
-        loop_keep(c, &u->loop);
+        loop_keep(c, &u->loop, encode_is_full(u) ? PLANE_FINE : PLANE_BASE);
         if (encode_is_full(u))
             u->droppable = 0;
     }

@@ -78,7 +78,7 @@ struct encode_layer {
     void (*take)(void *user, const struct encode_input *in, const struct encode_unit *unit);
 };
 
-/** encode_layer() - K, then V, head by head; codec's "below" is then what the next layer needs */
+/** encode_layer() - K, then V, head by head; those of the layer below first, if there is depth */
 void encode_layer(struct dpq_codec *codec, const struct encode_layer *layer);
 
 /**

@@ -78,9 +78,11 @@ static void deliver(void *user, const struct encode_input *in, const struct enco
     uint8_t row[DPQ_MAX_HEAD_DIM * sizeof(float)];
     float value[DPQ_MAX_HEAD_DIM];
 
-    if (u->fine_panel || !in->is_reference) { /* else it is there already */
+    if (u->fine_panel || !in->is_reference) { /* else it has been kept */
         loop_decode_rows(c, &u->loop, u->base_panel, u->fine_panel, false);
         loop_reconstruct(c, &u->loop, u->fine_panel ? PLANE_FINE : PLANE_BASE);
+    } else {
+        loop_recall(c, &u->loop);
     }
     loop_deliver(c, &u->loop, 0, KERN_TOKENS, 0, to, d->memory);
     for (uint32_t type = 0; type < N_RAW_TYPES; type++)
@@ -96,13 +98,10 @@ static void deliver(void *user, const struct encode_input *in, const struct enco
 /* The codec's own "below" makes room for the loop's while a layer is coded. */
 static void swap_below(struct dpq_layer_loop *loop, struct dpq_codec *c)
 {
-    const struct dpq_geometry *g = &c->profile->geometry;
     float *below = c->below;
 
     c->below = loop->below;
     loop->below = below;
-    if (c->below)
-        c->next_values = c->below + 3 * (size_t)KERN_TOKENS * g->n_kv_heads * g->head_dim;
 }
 
 int dpq_layer_loop_next(struct dpq_layer_loop *loop, struct dpq_codec *codec,

@@ -75,12 +75,14 @@ void loop_decode_rows(struct dpq_codec *codec, const struct loop_unit *u, const 
                             fine_panel ? codec->rows[PLANE_FINE] : NULL);
 }
 
-/* K and V of the layer below, and K of this one: [128][n_kv_heads * head_dim] each */
-static float *below(struct dpq_codec *codec, uint32_t which)
+/* K and V of the layer below, K and V of this one: [128][n_kv_heads * head_dim] each. What is this
+ * layer's is where the next one looks for what is below it. */
+static float *below(struct dpq_codec *codec, uint32_t layer, uint32_t which)
 {
     const struct dpq_geometry *g = &codec->profile->geometry;
 
-    return codec->below + (size_t)which * KERN_TOKENS * g->n_kv_heads * g->head_dim;
+    return codec->below +
+           (size_t)((which + 2 * layer) % 4) * KERN_TOKENS * g->n_kv_heads * g->head_dim;
 }
 
 void loop_predict_depth(struct dpq_codec *codec, const struct loop_unit *u)
@@ -97,29 +99,57 @@ void loop_predict_depth(struct dpq_codec *codec, const struct loop_unit *u)
         memcpy(codec->p + (size_t)t * g->head_dim, s->bias, g->head_dim * sizeof(float));
     for (uint32_t which = vectors.first; which < vectors.end; which++, w += n_columns)
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, KERN_TOKENS, n, n_columns, 1,
-                    below(codec, which) + (all_heads ? 0 : u->head * g->head_dim), width, w,
-                    (int)s->n_inputs, 1, codec->p, n);
+                    below(codec, u->layer, which) + (all_heads ? 0 : u->head * g->head_dim), width,
+                    w, (int)s->n_inputs, 1, codec->p, n);
+}
+
+/* To rows of which each begins width numbers after the one before. */
+static void reconstruct(struct dpq_codec *codec, const struct loop_unit *u, enum plane plane,
+                        float *to, size_t width)
+{
+    uint32_t dim = codec->profile->geometry.head_dim;
+    bool turned = !u->stream->is_orthogonal;
+    int n = (int)dim;
+
+    for (uint32_t t = 0; t < KERN_TOKENS; t++) {
+        memcpy(to + t * width, u->stream->mean, dim * sizeof(float));
+        if (u->reference >= REFERENCE_DEPTH_HEAD && loop_is_predicted(u, t))
+            codec->kern.add(to + t * width, 1, dim, codec->p + (size_t)t * dim, 1);
+    }
+    /* the same product, but BLAS is faster where neither side is turned */
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, turned ? CblasTrans : CblasNoTrans, KERN_TOKENS, n, n,
+                1, codec->rows[plane], n, turned ? u->stream->decode : u->stream->encode, n, 1, to,
+                (int)width);
 }
 
 void loop_reconstruct(struct dpq_codec *codec, const struct loop_unit *u, enum plane plane)
 {
+    reconstruct(codec, u, plane, codec->x, codec->profile->geometry.head_dim);
+}
+
+static size_t below_width(const struct dpq_codec *codec)
+{
+    return (size_t)codec->profile->geometry.n_kv_heads * codec->profile->geometry.head_dim;
+}
+
+static float *kept(struct dpq_codec *codec, const struct loop_unit *u)
+{
+    return below(codec, u->layer, u->kind == DPQ_K ? 2 : 3) +
+           (size_t)u->head * codec->profile->geometry.head_dim;
+}
+
+void loop_keep(struct dpq_codec *codec, const struct loop_unit *u, enum plane plane)
+{
+    reconstruct(codec, u, plane, kept(codec, u), below_width(codec));
+}
+
+void loop_recall(struct dpq_codec *codec, const struct loop_unit *u)
+{
     uint32_t dim = codec->profile->geometry.head_dim;
-    int n = (int)dim;
+    const float *from = kept(codec, u);
 
-    for (uint32_t t = 0; t < KERN_TOKENS; t++) {
-        float *x = codec->x + (size_t)t * dim;
-
-        memcpy(x, u->stream->mean, dim * sizeof(float));
-        if (u->reference >= REFERENCE_DEPTH_HEAD && loop_is_predicted(u, t))
-            codec->kern.add(x, 1, dim, codec->p + (size_t)t * dim, 1);
-    }
-    /* the same product, but BLAS is faster where neither side is turned */
-    if (u->stream->is_orthogonal)
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, KERN_TOKENS, n, n, 1,
-                    codec->rows[plane], n, u->stream->encode, n, 1, codec->x, n);
-    else
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, KERN_TOKENS, n, n, 1,
-                    codec->rows[plane], n, u->stream->decode, n, 1, codec->x, n);
+    for (uint32_t t = 0; t < KERN_TOKENS; t++)
+        memcpy(codec->x + (size_t)t * dim, from + t * below_width(codec), dim * sizeof(float));
 }
 
 void loop_deliver(struct dpq_codec *codec, const struct loop_unit *u, uint32_t first, uint32_t n,
@@ -134,23 +164,4 @@ void loop_deliver(struct dpq_codec *codec, const struct loop_unit *u, uint32_t f
         turn = rope_turn(&codec->rope, g, first);
     codec->kern.give[tensor->dtype](codec->x + (size_t)first * g->head_dim, n, g->head_dim, &turn,
                                     (char *)memory + to, tensor->stride_token);
-}
-
-void loop_keep(struct dpq_codec *codec, const struct loop_unit *u)
-{
-    const struct dpq_geometry *g = &codec->profile->geometry;
-    float *to = u->kind == DPQ_K ? below(codec, 2) : codec->next_values;
-
-    for (uint32_t t = 0; t < KERN_TOKENS; t++)
-        memcpy(to + (size_t)t * g->n_kv_heads * g->head_dim + u->head * g->head_dim,
-               codec->x + (size_t)t * g->head_dim, g->head_dim * sizeof(float));
-}
-
-void loop_next_layer(struct dpq_codec *codec)
-{
-    const struct dpq_geometry *g = &codec->profile->geometry;
-    size_t n_bytes = (size_t)KERN_TOKENS * g->n_kv_heads * g->head_dim * sizeof(float);
-
-    memcpy(below(codec, 0), below(codec, 2), n_bytes);
-    memcpy(below(codec, 1), codec->next_values, n_bytes);
 }

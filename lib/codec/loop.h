@@ -60,15 +60,16 @@ void loop_predict_depth(struct dpq_codec *codec, const struct loop_unit *u);
  */
 void loop_reconstruct(struct dpq_codec *codec, const struct loop_unit *u, enum plane plane);
 
+/** loop_keep() - the same, to where later streams, and the layer above, look for what they are
+ * predicted from: mostly of the base plane */
+void loop_keep(struct dpq_codec *codec, const struct loop_unit *u, enum plane plane);
+
+/** loop_recall() - what loop_keep() left there, to codec->x */
+void loop_recall(struct dpq_codec *codec, const struct loop_unit *u);
+
 /**
  * loop_deliver() - codec->x, turned if it is keys, to element (layer, kind, head, 0) of a tensor
  * @first, @n: tokens
  */
 void loop_deliver(struct dpq_codec *codec, const struct loop_unit *u, uint32_t first, uint32_t n,
                   uint32_t layer, const struct dpq_tensor *tensor, void *memory);
-
-/** loop_keep() - codec->x is what what is coded later may be predicted from: mostly the base's */
-void loop_keep(struct dpq_codec *codec, const struct loop_unit *u);
-
-/** loop_next_layer() - what was kept of this layer is now "the layer below" */
-void loop_next_layer(struct dpq_codec *codec);

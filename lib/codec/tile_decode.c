@@ -104,14 +104,14 @@ static void decode_unit(const struct decoder *d, struct unit *u, bool delivered)
     loop_decode_rows(c, &u->loop, u->base_panel, u->fine_panel, d->keeps_all && !full);
     if (u->loop.reference >= REFERENCE_DEPTH_HEAD)
         loop_predict_depth(c, &u->loop);
-    if (d->keeps_all) {
-        loop_reconstruct(c, &u->loop, full ? PLANE_FINE : PLANE_BASE);
-        loop_keep(c, &u->loop);
-    }
+    if (d->keeps_all)
+        loop_keep(c, &u->loop, full ? PLANE_FINE : PLANE_BASE);
     if (!delivered)
         return;
     if (!d->keeps_all || (u->fine_panel && !full))
         loop_reconstruct(c, &u->loop, u->fine_panel ? PLANE_FINE : PLANE_BASE);
+    else
+        loop_recall(c, &u->loop);
     loop_deliver(c, &u->loop, d->range->first_token, d->range->n_tokens,
                  u->loop.layer - d->range->first_layer, d->tensor, d->memory);
     override_raw(d, &u->loop);
@@ -127,8 +127,6 @@ static void decode_layer(const struct decoder *d, uint32_t layer)
             u.loop.index = dpq_stream_index(g, layer, u.loop.kind, u.loop.head);
             decode_unit(d, &u, layer >= d->range->first_layer);
         }
-    if (d->keeps_all)
-        loop_next_layer(d->codec);
 }
 
 static bool any_depth(const struct tile_view *v, uint32_t n)

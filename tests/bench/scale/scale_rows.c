@@ -87,7 +87,7 @@ static void draw_unit(struct drawing *d, uint32_t layer, uint32_t kind, uint32_t
         loop_predict_depth(d->codec, &u);
     loop_reconstruct(d->codec, &u, PLANE_BASE);
     if (d->codec->below)
-        loop_keep(d->codec, &u);
+        loop_keep(d->codec, &u, PLANE_BASE);
     loop_deliver(d->codec, &u, 0, KERN_TOKENS, layer, tensor, memory);
 }
 
@@ -102,13 +102,10 @@ static void draw_tile(struct drawing *d, uint64_t first_position, uint8_t *ret_r
                                  .stride_token = (int64_t)dpq_row_bytes(g, DPQ_F16) };
 
     codec_rope(d->codec, first_position);
-    for (uint32_t layer = 0; layer < g->n_layers; layer++) {
+    for (uint32_t layer = 0; layer < g->n_layers; layer++)
         for (uint32_t kind = 0; kind < 2; kind++)
             for (uint32_t k = 0; k < g->n_kv_heads; k++)
                 draw_unit(d, layer, kind, k, &tensor, ret_rows);
-        if (d->codec->below)
-            loop_next_layer(d->codec);
-    }
 }
 
 static void measured(void *user, uint32_t stream, const struct tile_energies *energies)
