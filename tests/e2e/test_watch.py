@@ -132,6 +132,18 @@ def test_resume(api, stubs, profile_id, watch):
     assert event.sequence_created.sequence_id == sequence and call.message.lost == 0
 
 
+def test_a_backlog_of_several_messages(api, stubs, profile_id, watch):
+    """A full message is followed by the next one, though nothing happens any more."""
+    status = stubs.monitor.GetStatus(api.GetStatusRequest())
+    for _ in range(200):
+        stubs.kv.Release(api.ReleaseRequest(sequence_id=create(api, stubs, profile_id)))
+    call = watch(after_seq=status.events_published, incarnation=status.incarnation)
+    sizes = {}
+    for _ in itertools.islice(call, 400):
+        sizes[call.message.next_seq] = len(call.message.events)
+    assert list(sizes.values())[0] == 256 and call.message.lost == 0
+
+
 def test_two_watchers_of_which_one_is_slow(api, daemon, stubs, profile_id, watch):
     options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16384)]
     with open_channel(daemon.grpc_path, *options) as channel:

@@ -309,6 +309,60 @@ static void test_batches(void **state)
     free(batch);
 }
 
+/* Neither other events from the same number on, nor another tenant's of the same numbers. */
+static void test_a_batch_is_the_same_only_if_it_is(void **state)
+{
+    struct hub *hub = make_hub();
+    struct hub_batch *batch = calloc(1, sizeof(*batch));
+    struct hub_subscriber *one, *two, *other = NULL;
+    uint32_t n_wakes = 0;
+    struct hub_request request = {
+        .tenant = OTHER, .after_seq = HUB_FROM_NOW, .queue = 8, .wake = count, .user = &n_wakes
+    };
+
+    (void)state;
+    assert_non_null(batch);
+    one = subscribe(hub, HUB_FROM_NOW, 8, &n_wakes);
+    two = subscribe(hub, HUB_FROM_NOW, 8, &n_wakes);
+    assert_int_equal(hub_subscribe(hub, &request, &other), 0);
+    publish_ids(hub, ME, 1, 2);
+    publish_ids(hub, OTHER, 101, 103);
+    assert_int_equal(hub_take(one, batch), 0);
+    assert_true(batch->n == 2 && !batch->is_same);
+    publish(hub, ME, 3);
+    assert_int_equal(hub_take(two, batch), 0);
+    assert_true(batch->n == 3 && !batch->is_same && batch->events[2].id == 3);
+    assert_int_equal(hub_take(other, batch), 0);
+    assert_true(batch->n == 3 && batch->first_seq == 1 && !batch->is_same);
+    assert_int_equal(batch->events[0].id, 101);
+    hub_unsubscribe(one);
+    hub_unsubscribe(two);
+    hub_unsubscribe(other);
+    hub_free(hub);
+    free(batch);
+}
+
+static void test_a_backlog_taken_at_once_is_used_up(void **state)
+{
+    struct hub *hub = make_hub();
+    struct hub_batch *batch = calloc(1, sizeof(*batch));
+    struct hub_subscriber *subscriber;
+    uint32_t n_wakes = 0;
+
+    (void)state;
+    assert_non_null(batch);
+    publish_ids(hub, ME, 1, 5);
+    subscriber = subscribe(hub, HUB_FROM_OLDEST, 2, &n_wakes);
+    assert_int_equal(hub_take(subscriber, batch), 0);
+    assert_int_equal(batch->n, 5);
+    publish_ids(hub, ME, 6, 9);
+    assert_int_equal(hub_take(subscriber, batch), 0);
+    assert_true(batch->first_seq == 8 && batch->n == 2 && batch->lost == 2);
+    hub_unsubscribe(subscriber);
+    hub_free(hub);
+    free(batch);
+}
+
 static void test_full(void **state)
 {
     struct hub *hub = NULL;
@@ -613,6 +667,8 @@ int main(void)
         cmocka_unit_test(test_resume_from_what_is_kept),
         cmocka_unit_test(test_a_backlog_does_not_count_against_the_queue),
         cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_a_batch_is_the_same_only_if_it_is),
+        cmocka_unit_test(test_a_backlog_taken_at_once_is_used_up),
         cmocka_unit_test(test_full),
         cmocka_unit_test(test_acknowledgements),
         cmocka_unit_test(test_close_comes_after_what_is_left),
