@@ -33,10 +33,10 @@ def bench(*options):
 def test_bench_scale():
     of = bench("--tokens", "128,256,512", "--gib", "0,0.002", "--clients", "1,2", "--requests", "512", "--rounds", "2",
                "--seconds", ".1")
-    assert len(of["length"]) == 4 * 2 * 3 and len(of["slope"]) == 4 * 2
+    assert len(of["length"]) == 8 * 2 * 3 and len(of["slope"]) == 8 * 2
     assert [x["clients"] for x in of["clients"]] == [1, 2, 1, 2]
     assert all(x["tokens_per_s"] > 0 for x in of["clients"])
-    assert [x["same_numbers"] for x in of["share"]] == [True]
+    assert [x["same_numbers"] for x in of["share"]] == [True] and of["share"][0]["cpu_share"] > 0
     assert of["call"][0]["p50_us"] > 0
     assert of["memory"][0]["tokens"] == 512
 

@@ -38,6 +38,11 @@ _Noreturn void scale_die(const char *format, ...) _printf_(1, 2);
 
 double scale_now(void); /* s, monotonic */
 
+/* The clock, and the processor time of a daemon: what others on the machine take does not count. */
+struct scale_time {
+    double wall, cpu; /* s */
+};
+
 /* --- scale_fit.c ------------------------------------------------------------------------------ */
 
 double scale_median(double *values, uint32_t n); /* sorts them; n ≥ 1 */
@@ -88,6 +93,13 @@ void scale_daemon_stop(struct scale_daemon *daemon);
 /** scale_daemon_kib() - a line of its /proc/PID/status, such as "VmHWM" */
 uint64_t scale_daemon_kib(const struct scale_daemon *daemon, const char *name);
 
+/** scale_daemon_time() - now, and the processor time of all its threads so far */
+struct scale_time scale_daemon_time(const struct scale_daemon *daemon);
+
+/** scale_daemon_since() - what has gone by */
+struct scale_time scale_daemon_since(const struct scale_daemon *daemon,
+                                     const struct scale_time *then);
+
 /** scale_daemon_reset_peak() - VmHWM is VmRSS again */
 void scale_daemon_reset_peak(const struct scale_daemon *daemon);
 
@@ -104,6 +116,7 @@ struct scale_answer {
 /* For all clients of one run. */
 struct scale_shared {
     uint32_t n_ready, go, stop; /* atomic */
+    struct scale_time spent;    /* from go to stop */
     uint32_t n_sequences;       /* atomic; of all runs: no two sequences have the same token ids */
     struct scale_answer answers[SCALE_MAX_CLIENTS];
 };

@@ -155,8 +155,10 @@ static _Noreturn void live(struct scale *scale, uint32_t index, uint32_t staging
     exit(0);
 }
 
-static void conduct(struct scale_shared *shared, uint32_t n, double seconds)
+static void conduct(struct scale *scale, uint32_t n, double seconds)
 {
+    struct scale_shared *shared = scale->shared;
+    struct scale_time then;
     double end = scale_now() + READY_SECONDS;
 
     while (__atomic_load_n(&shared->n_ready, __ATOMIC_ACQUIRE) < n) {
@@ -167,9 +169,11 @@ static void conduct(struct scale_shared *shared, uint32_t n, double seconds)
             scale_die("a client, or the daemon, did not get ready");
         usleep(1000);
     }
+    then = scale_daemon_time(&scale->daemon);
     __atomic_store_n(&shared->go, 1, __ATOMIC_RELEASE);
     usleep((useconds_t)(seconds * 1e6));
     __atomic_store_n(&shared->stop, 1, __ATOMIC_RELEASE);
+    shared->spent = scale_daemon_since(&scale->daemon, &then);
 }
 
 void scale_run(struct scale *scale, uint32_t n, uint32_t staging_tokens, scale_job_fn job,
@@ -189,7 +193,7 @@ void scale_run(struct scale *scale, uint32_t n, uint32_t staging_tokens, scale_j
             scale_die("no process");
     }
     if (seconds > 0)
-        conduct(scale->shared, n, seconds);
+        conduct(scale, n, seconds);
     for (uint32_t i = 0; i < n; i++) {
         int status = 0;
 
@@ -197,5 +201,5 @@ void scale_run(struct scale *scale, uint32_t n, uint32_t staging_tokens, scale_j
         failed |= status;
     }
     if (failed)
-        exit(1);
+        scale_die("a client ended before its job did");
 }

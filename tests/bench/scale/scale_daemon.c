@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tests/bench/scale/scale.h"
@@ -115,6 +116,26 @@ uint64_t scale_daemon_kib(const struct scale_daemon *daemon, const char *name)
     if (file)
         fclose(file);
     return kib;
+}
+
+struct scale_time scale_daemon_time(const struct scale_daemon *daemon)
+{
+    struct scale_time now = { .wall = scale_now() };
+    struct timespec t = { 0 };
+    clockid_t clock;
+
+    if (clock_getcpuclockid(daemon->pid, &clock) || clock_gettime(clock, &t))
+        scale_die("the daemon's processor time can't be read");
+    now.cpu = (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    return now;
+}
+
+struct scale_time scale_daemon_since(const struct scale_daemon *daemon,
+                                     const struct scale_time *then)
+{
+    struct scale_time now = scale_daemon_time(daemon);
+
+    return (struct scale_time){ now.wall - then->wall, now.cpu - then->cpu };
 }
 
 void scale_daemon_reset_peak(const struct scale_daemon *daemon)

@@ -18,6 +18,7 @@ enum { ALL_APPEND, ALL_READ, TILE_APPEND, TILE_READ, N_COSTS };
 
 static const char *const COSTS[] = { "Append of n", "Read of n", "Append of a tile at n",
                                      "Read of a tile at n" };
+static const char *const CLOCKS[] = { "wall", "cpu" }; /* cpu: the daemon's */
 
 /* Sequences that are kept, until so many bytes of the arena are in use. */
 static void fill(struct scale_client *c)
@@ -29,28 +30,38 @@ static void fill(struct scale_client *c)
         scale_append(c, scale_create(c), 0, FILL_TOKENS);
 }
 
-/* µs a token; x says of what, and of how many */
-static void note(struct scale_client *c, int cost, double n, double seconds, uint32_t n_tokens)
+static double key_of(double n, int cost, int clock)
 {
-    scale_point(c, n * N_COSTS + cost, 1e6 * seconds / n_tokens);
+    return (n * N_COSTS + cost) * 2 + clock;
+}
+
+/* µs a token; x says of what, and of how many */
+static void note(struct scale_client *c, int cost, uint32_t n, uint32_t n_tokens,
+                 const struct scale_time *then)
+{
+    struct scale_time t = scale_daemon_since(&c->scale->daemon, then);
+
+    scale_point(c, key_of(n, cost, 0), 1e6 * t.wall / n_tokens);
+    scale_point(c, key_of(n, cost, 1), 1e6 * t.cpu / n_tokens);
 }
 
 static void measure_one(struct scale_client *c, uint32_t n)
 {
+    const struct scale_daemon *d = &c->scale->daemon;
     uint64_t id = scale_create(c);
-    double t = scale_now();
+    struct scale_time then = scale_daemon_time(d);
 
     scale_append(c, id, 0, n);
-    note(c, ALL_APPEND, n, scale_now() - t, n);
-    t = scale_now();
+    note(c, ALL_APPEND, n, n, &then);
+    then = scale_daemon_time(d);
     scale_append(c, id, n, TILE);
-    note(c, TILE_APPEND, n, scale_now() - t, TILE);
-    t = scale_now();
+    note(c, TILE_APPEND, n, TILE, &then);
+    then = scale_daemon_time(d);
     scale_read(c, id, 0, n);
-    note(c, ALL_READ, n, scale_now() - t, n);
-    t = scale_now();
+    note(c, ALL_READ, n, n, &then);
+    then = scale_daemon_time(d);
     scale_read(c, id, n, TILE);
-    note(c, TILE_READ, n, scale_now() - t, TILE);
+    note(c, TILE_READ, n, TILE, &then);
     scale_refill(c, 0, n + TILE);
     scale_discard(c, id);
 }
@@ -59,7 +70,8 @@ static void measure(struct scale_client *c)
 {
     const struct scale_list *tokens = &c->scale->options.tokens;
 
-    measure_one(c, (uint32_t)tokens->at[0]); /* what is made once */
+    /* what is made once: pages of staging and arena, too */
+    measure_one(c, (uint32_t)tokens->at[tokens->n - 1]);
     c->answer->n_points = 0;
     for (uint32_t round = 0; round < c->scale->options.n_rounds; round++)
         for (uint32_t i = 0; i < tokens->n; i++)
@@ -68,59 +80,62 @@ static void measure(struct scale_client *c)
 
 /* --- the report ------------------------------------------------------------------------------- */
 
-static uint32_t pick(const struct scale_answer *a, int cost, double n, double *ret_y)
+static uint32_t pick(const struct scale_answer *a, double key, double *ret_y)
 {
     uint32_t m = 0;
 
     for (uint32_t i = 0; i < a->n_points; i++)
-        if (a->x[i] == n * N_COSTS + cost)
+        if (a->x[i] == key)
             ret_y[m++] = a->y[i];
     return m;
 }
 
-static void print_slope(const struct scale *scale, int cost, double gib)
+static void print_slope(const struct scale *scale, int cost, int clock, double gib)
 {
     static double x[SCALE_MAX_POINTS], y[SCALE_MAX_POINTS];
     const struct scale_list *tokens = &scale->options.tokens;
     struct scale_slope fit;
     uint32_t n = 0;
 
-    for (uint32_t i = 0; i < tokens->n; i++)
-        for (uint32_t m = pick(&scale->shared->answers[0], cost, tokens->at[i], y + n); m; m--)
+    for (uint32_t i = 0; i < tokens->n; i++) {
+        double key = key_of(tokens->at[i], cost, clock);
+
+        for (uint32_t m = pick(&scale->shared->answers[0], key, y + n); m; m--)
             x[n++] = tokens->at[i];
+    }
     fit = scale_fit(x, y, n);
     if (!isfinite(fit.slope))
         return;
     if (scale->options.json)
-        printf("{\"bench\":\"slope\",\"what\":\"%s\",\"gib\":%g,\"slope\":%.4f,\"half\":%.4f}\n",
-               COSTS[cost], gib, fit.slope, fit.half);
+        printf("{\"bench\":\"slope\",\"what\":\"%s\",\"clock\":\"%s\",\"gib\":%g,\"slope\":%.4f,"
+               "\"half\":%.4f}\n",
+               COSTS[cost], CLOCKS[clock], gib, fit.slope, fit.half);
     else
         printf("  slope %+.3f ± %.3f", fit.slope, fit.half);
 }
 
-static void print(const struct scale *scale, double gib)
+static void print_cost(const struct scale *scale, int cost, int clock, double gib)
 {
     const struct scale_list *tokens = &scale->options.tokens;
     double y[SCALE_MAX_POINTS];
 
-    for (int cost = 0; cost < N_COSTS; cost++) {
-        if (!scale->options.json)
-            printf("%-22s %3g GiB ", COSTS[cost], gib);
-        for (uint32_t i = 0; i < tokens->n; i++) {
-            uint32_t n = pick(&scale->shared->answers[0], cost, tokens->at[i], y);
-            double us = scale_median(y, n);
+    if (!scale->options.json)
+        printf("%-22s %-4s %3g GiB ", COSTS[cost], CLOCKS[clock], gib);
+    for (uint32_t i = 0; i < tokens->n; i++) {
+        double key = key_of(tokens->at[i], cost, clock);
+        uint32_t n = pick(&scale->shared->answers[0], key, y);
+        double us = scale_median(y, n);
 
-            if (scale->options.json)
-                printf("{\"bench\":\"length\",\"what\":\"%s\",\"gib\":%g,\"tokens\":%g,"
-                       "\"us_per_token\":%.3f,\"fastest\":%.3f,\"slowest\":%.3f}\n",
-                       COSTS[cost], gib, tokens->at[i], us, y[0], y[n - 1]);
-            else
-                printf(" %8.2f", us);
-        }
-        print_slope(scale, cost, gib);
-        if (!scale->options.json)
-            printf("\n");
+        if (scale->options.json)
+            printf("{\"bench\":\"length\",\"what\":\"%s\",\"clock\":\"%s\",\"gib\":%g,"
+                   "\"tokens\":%g,\"us_per_token\":%.3f,\"fastest\":%.3f,\"slowest\":%.3f}\n",
+                   COSTS[cost], CLOCKS[clock], gib, tokens->at[i], us, y[0], y[n - 1]);
+        else
+            printf(" %8.2f", us);
     }
+    print_slope(scale, cost, clock, gib);
+    if (!scale->options.json)
+        printf("\n");
 }
 
 void scale_length(struct scale *scale)
@@ -128,7 +143,7 @@ void scale_length(struct scale *scale)
     const struct scale_list *tokens = &scale->options.tokens, *gib = &scale->options.gib;
 
     if (!scale->options.json) {
-        printf("µs a token, by length:        ");
+        printf("µs a token, by length n:            ");
         for (uint32_t i = 0; i < tokens->n; i++)
             printf(" %8g", tokens->at[i]);
         printf("\n");
@@ -137,6 +152,7 @@ void scale_length(struct scale *scale)
         if (gib->at[i] > 0)
             scale_run(scale, N_FILLERS, FILL_TOKENS, fill, gib->at[i] * 0x1p30, 0);
         scale_run(scale, 1, (uint32_t)tokens->at[tokens->n - 1] + TILE, measure, 0, 0);
-        print(scale, gib->at[i]);
+        for (int k = 0; k < 2 * N_COSTS; k++)
+            print_cost(scale, k % N_COSTS, k / N_COSTS, gib->at[i]);
     }
 }

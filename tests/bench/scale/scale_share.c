@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "clients/c/client.h"
 #include "tests/bench/scale/scale.h"
@@ -66,11 +67,11 @@ static void several(struct scale *scale, const char *what, scale_job_fn job)
             first = (double)total;
         printf(scale->options.json
                    ? "{\"bench\":\"clients\",\"what\":\"%s\",\"clients\":%u,\"tokens_per_s\":%.0f,"
-                     "\"of_first\":%.3f,\"least_share\":%.3f}\n"
+                     "\"of_first\":%.3f,\"least_share\":%.3f,\"cpu_us_per_token\":%.2f}\n"
                    : "%s by %u clients: %8.0f tokens/s, %.2f of the first; the least has %.2f of "
-                     "its fair share\n",
-               what, n, (double)total / seconds, (double)total / first,
-               (double)least * n / (double)total);
+                     "its fair share; %.1f µs of processor time a token\n",
+               what, n, (double)total / scale->shared->spent.wall, (double)total / first,
+               (double)least * n / (double)total, 1e6 * scale->shared->spent.cpu / (double)total);
     }
 }
 
@@ -128,14 +129,15 @@ static void tiles_clear(struct tiles *t)
 }
 
 /* On the daemon's processor, which is idle now, into the same staging. */
-static double decode(struct scale_client *c, const struct tiles *t)
+static struct scale_time decode(struct scale_client *c, const struct tiles *t)
 {
     struct dpq_range range = { .n_layers = dpq_profile_geometry(c->scale->profile)->n_layers,
                                .n_tokens = TILE };
-    double begin;
+    struct scale_daemon self = { .pid = getpid() };
+    struct scale_time then;
 
     sched_setaffinity(0, sizeof(c->scale->daemon.cpus), &c->scale->daemon.cpus);
-    begin = scale_now();
+    then = scale_daemon_time(&self);
     for (uint32_t i = 0; i < t->n; i++) {
         struct dpq_tensor tensor = scale_tensor(c->scale, i * TILE);
 
@@ -143,12 +145,31 @@ static double decode(struct scale_client *c, const struct tiles *t)
                             t->fine[i].n_bytes, &range, &tensor, c->staging, NULL))
             scale_die("a tile could not be decoded");
     }
-    begin = scale_now() - begin;
+    then = scale_daemon_since(&self, &then);
     sched_setaffinity(0, sizeof(c->scale->options.client_cpus), &c->scale->options.client_cpus);
-    return begin;
+    return then;
 }
 
-/* By turns; the points are seconds: of the daemon, then of the library. */
+enum { READ_WALL, READ_CPU, DECODE_WALL, DECODE_CPU };
+
+/* By turns, both once before anything is noted. */
+static void measure_turns(struct scale_client *c, uint64_t id, const struct tiles *tiles)
+{
+    const struct scale_daemon *d = &c->scale->daemon;
+
+    for (uint32_t i = 0; i < 2 * c->scale->options.n_rounds + 1; i++) {
+        struct scale_time then = scale_daemon_time(d), t;
+
+        scale_read(c, id, 0, tiles->n * TILE);
+        t = scale_daemon_since(d, &then);
+        scale_point(c, READ_WALL, t.wall);
+        scale_point(c, READ_CPU, t.cpu);
+        t = decode(c, tiles);
+        scale_point(c, DECODE_WALL, t.wall);
+        scale_point(c, DECODE_CPU, t.cpu);
+    }
+}
+
 static void compare(struct scale_client *c)
 {
     uint32_t n = (uint32_t)c->argument;
@@ -165,13 +186,7 @@ static void compare(struct scale_client *c)
     memcpy(by_daemon, c->staging, n_bytes);
     decode(c, &tiles);
     c->answer->is_same = !memcmp(by_daemon, c->staging, n_bytes);
-    for (uint32_t i = 0; i < 2 * c->scale->options.n_rounds + 1; i++) {
-        double t = scale_now();
-
-        scale_read(c, id, 0, n);
-        scale_point(c, 0, scale_now() - t);
-        scale_point(c, 1, decode(c, &tiles));
-    }
+    measure_turns(c, id, &tiles);
     tiles_clear(&tiles);
     free(by_daemon);
 }
@@ -196,14 +211,15 @@ void scale_share(struct scale *scale)
         double n = requests->at[i], daemon, library;
 
         scale_run(scale, 1, (uint32_t)n, compare, n, 0);
-        daemon = median_of(a, 0);
-        library = median_of(a, 1);
+        daemon = median_of(a, READ_WALL);
+        library = median_of(a, DECODE_WALL);
         printf(scale->options.json
                    ? "{\"bench\":\"share\",\"tokens\":%g,\"read_us\":%.1f,\"decode_us\":%.1f,"
-                     "\"share\":%.3f,\"same_numbers\":%s}\n"
-                   : "Read of %g tokens: %.0f µs; the library alone: %.0f µs; share %.3f; the same "
-                     "numbers: %s\n",
+                     "\"share\":%.3f,\"cpu_share\":%.3f,\"same_numbers\":%s}\n"
+                   : "Read of %g tokens: %.0f µs; the library alone: %.0f µs; share %.3f, of "
+                     "processor time %.3f; the same numbers: %s\n",
                n, 1e6 * daemon, 1e6 * library, library / daemon,
+               median_of(a, DECODE_CPU) / median_of(a, READ_CPU),
                scale->options.json ? (a->is_same ? "true" : "false") : (a->is_same ? "yes" : "no"));
     }
 }
