@@ -2,154 +2,134 @@
  * Closed loop in time
  *
  * Token t is predicted from the base reconstruction of token t - 1, in rotated coordinates, so the
- * tokens of a group come one after the other; the words of a codebook are the lanes. Key frames on
- * the grid start from nothing; between them a token is predicted unless its own energy is smaller
- * than the difference's. Arithmetic is the kernels': the same quantisation, scores and ties; and
- * the same recurrence as loop_add_temporal(), operation by operation.
+ * tokens of a group come one after the other: kern->search_loop(). Key frames on the grid start
+ * from nothing; between them a token is predicted unless its own energy is smaller than the
+ * difference's. Children are searched when all parents are known, since nothing follows from them.
  */
 
 #include <string.h>
 
 #include "lib/codec/encode_unit.h"
-#include "lib/kern/kern_rows.h"
 
-struct step {
-    struct dpq_codec *codec;
-    struct encode_unit *unit;
-    uint32_t d, dsub, t;
-    float base[DPQ_MAX_HEAD_DIM];   /* reconstruction of the token before */
-    float from[DPQ_MAX_HEAD_DIM];   /* leak * base: what is predicted */
-    float target[DPQ_MAX_HEAD_DIM]; /* what is coded */
-};
-
-/* The code of the mean square, as kern->gains() has it: a panel of one token. */
-static int32_t gain_code(const struct step *s)
+/* [n_rows][n_columns] to [n_columns][n_rows], in blocks that stay in registers or near them */
+static void transpose(const float *from, size_t n_rows, size_t n_columns, float *ret_to)
 {
-    float sum = 0;
+    enum { BLOCK = 16 };
 
-    for (uint32_t i = 0; i < s->d; i++)
-        sum += s->target[i] * s->target[i];
-    return kern_gain_code(sum / (float)s->d);
+    for (size_t r = 0; r < n_rows; r += BLOCK)
+        for (size_t c = 0; c < n_columns; c += BLOCK)
+            for (size_t i = r; i < r + BLOCK && i < n_rows; i++)
+                for (size_t j = c; j < c + BLOCK && j < n_columns; j++)
+                    ret_to[j * n_rows + i] = from[i * n_columns + j];
 }
 
-static uint32_t nearest(const int16_t *q, uint32_t dsub, const int8_t *book)
+static struct kern_tree tree_of(const struct encode_unit *u, enum tree_index which)
 {
-    int32_t score[KERN_WORDS] = { 0 }, best = INT32_MIN;
+    const struct profile_tree *tree = &u->loop.stream->tree[which];
 
-    for (uint32_t i = 0; i < dsub; i++)
-        for (int32_t w = 0; w < KERN_WORDS; w++) {
-            int32_t c = book[(uint32_t)w * dsub + i];
+    return (struct kern_tree){ tree->scale, tree->base, tree->fine };
+}
 
-            score[w] += c * (q[i] - 8 * c);
-        }
-    for (int32_t w = 0; w < KERN_WORDS; w++) {
-        int32_t rank = score[w] * KERN_WORDS + KERN_WORDS - 1 - w;
+/* What predictions leave of each token, whether they are used or not. */
+static void note_energies(struct dpq_codec *c, const float *y, const float *leak,
+                          struct encode_unit *u)
+{
+    size_t d = c->profile->geometry.head_dim, dsub = u->loop.stream->dsub;
+    const float *base = c->rows[PLANE_BASE];
+    float spread[DPQ_MAX_HEAD_DIM];
 
-        best = rank > best ? rank : best;
+    for (size_t i = 0; i < d; i++)
+        spread[i] = leak[i / dsub];
+    memset(c->p, 0, d * sizeof(float));
+    for (size_t t = 1; t < KERN_TOKENS; t++)
+        for (size_t i = 0; i < d; i++)
+            c->p[t * d + i] = spread[i] * base[(t - 1) * d + i];
+    c->kern.squares(y, NULL, KERN_TOKENS, d, u->own);
+    c->kern.squares(y, c->p, KERN_TOKENS, d, u->rest);
+}
+
+/* Frames and gains, of what the loop found. What is too large for a gain is raw, and counts as
+ * zero. */
+static void note_tokens(const struct dpq_codec *c, const struct kern_mask *predicted,
+                        const int32_t gain[KERN_TOKENS], uint32_t group, struct encode_unit *u)
+{
+    for (uint32_t t = 0; t < KERN_TOKENS; t++) {
+        u->loop.frame[t] = kern_mask_has(predicted, t) ? FRAME_PREDICTED : FRAME_INTRA;
+        if (t % group == 0)
+            u->loop.frame[t] = FRAME_KEY;
+        if (gain[t] >= GAIN_CODES)
+            encode_set_token(u->raw[RAW_INPUT], t);
+        u->gain_code[t] = gain[t] >= GAIN_CODES ? 0 : (uint8_t)gain[t];
+        u->loop.gain[t] = c->gain[u->gain_code[t]];
     }
-    return (uint32_t)(KERN_WORDS - 1 - (best & (KERN_WORDS - 1)));
+    loop_count_predicted(&u->loop);
 }
 
-static int16_t quantize(float y, float inverse_gain, float factor)
+/* Base reconstruction to codec->rows, parents to ret_parent, [n_subspaces][128]. */
+static void close_loop(struct dpq_codec *c, const float *y, uint32_t group, struct encode_unit *u,
+                       uint8_t *ret_parent)
 {
-    float u = y * inverse_gain * factor;
+    const struct profile_stream *stream = u->loop.stream;
+    float leak[KERN_MAX_SUBSPACES];
+    int32_t gain[KERN_TOKENS];
+    struct kern_mask predicted;
+    struct kern_loop loop = {
+        .n_subspaces = c->profile->geometry.head_dim / stream->dsub,
+        .dsub = stream->dsub,
+        .intra = tree_of(u, TREE_INTRA),
+        .delta = tree_of(u, TREE_DELTA),
+        .strict = stream->strict && !u->is_better,
+        .leak = leak,
+        .gain = c->gain,
+        .inverse_gain = c->inverse_gain,
+    };
 
-    u = u > -KERN_Q_MAX ? u : -KERN_Q_MAX;
-    u = u < KERN_Q_MAX ? u : KERN_Q_MAX;
-    return (int16_t)(int32_t)(f32_bits(u + 0x1.8p23f) - 0x4b400000);
+    for (size_t m = 0; m < loop.n_subspaces; m++)
+        leak[m] = (float)stream->leak[m] * LOOP_LEAK_UNIT;
+    for (uint32_t t = 0; t < KERN_TOKENS; t++)
+        loop.may_predict.bits[t / 64] |= (uint64_t)(t % group != 0) << t % 64;
+    c->kern.search_loop(&loop, y, &predicted, gain, ret_parent, c->q, c->rows[PLANE_BASE]);
+    note_tokens(c, &predicted, gain, group, u);
+    note_energies(c, y, leak, u);
 }
 
-/* Codes of one subspace; what the decoder will have for it, to y_base and y_fine. */
-static void code_subspace(struct step *s, uint32_t m, const struct profile_tree *tree,
-                          bool predicted, uint8_t *ret_parent, uint8_t *ret_child)
+/* Children of one subspace, each token's in its own tree. */
+static void search_children(const struct dpq_codec *c, const struct encode_unit *u, uint32_t m,
+                            const uint8_t parent[KERN_TOKENS], uint8_t ret_child[KERN_TOKENS])
 {
-    struct dpq_codec *c = s->codec;
-    float factor = tree->scale[m] * s->unit->loop.gain[s->t];
-    const int8_t *base = tree->base + (size_t)m * KERN_WORDS * s->dsub;
-    const int8_t *fine = tree->fine + (size_t)m * KERN_WORDS * KERN_WORDS * s->dsub;
-    uint32_t first = m * s->dsub, parent, child = 0;
-    int16_t q[4];
+    size_t dsub = u->loop.stream->dsub, book = (size_t)m * KERN_WORDS * KERN_WORDS * dsub;
+    const struct profile_tree *tree = u->loop.stream->tree;
+    const int16_t *q = c->q + (size_t)m * dsub * KERN_TOKENS;
+    uint8_t intra[KERN_TOKENS];
 
-    for (uint32_t i = 0; i < s->dsub; i++)
-        q[i] = quantize(s->target[first + i], c->inverse_gain[s->unit->gain_code[s->t]],
-                        16 / tree->scale[m]);
-    parent = nearest(q, s->dsub, base);
-    fine += (size_t)parent * KERN_WORDS * s->dsub;
-    if (s->unit->fine_panel)
-        child = nearest(q, s->dsub, fine);
-    for (uint32_t i = 0; i < s->dsub; i++) {
-        size_t at = (size_t)(first + i) * KERN_TOKENS + s->t;
-        float b = (float)base[parent * s->dsub + i] * factor;
-        float f = (float)fine[child * s->dsub + i] * factor;
-
-        s->base[first + i] = c->y_base[at] = predicted ? b + s->from[first + i] : b;
-        c->y_fine[at] = predicted ? f + s->from[first + i] : f;
-    }
-    *ret_parent = (uint8_t)parent;
-    *ret_child = (uint8_t)child;
-}
-
-/* Which frame, and what is coded: the vector, or its difference to what is predicted. */
-static void choose_frame(struct step *s, bool is_key)
-{
-    const struct profile_stream *stream = s->unit->loop.stream;
-    bool is_strict = stream->strict && !s->unit->is_better;
-    float own = 0, difference = 0;
-
-    for (uint32_t i = 0; i < s->d; i++) {
-        float y = s->codec->y[(size_t)i * KERN_TOKENS + s->t], v;
-
-        s->from[i] = (float)stream->leak[i / s->dsub] * LOOP_LEAK_UNIT * s->base[i];
-        v = y - s->from[i];
-        s->target[i] = y;
-        own += y * y;
-        difference += v * v;
-    }
-    s->unit->own[s->t] = own;
-    s->unit->rest[s->t] = difference;
-    s->unit->loop.frame[s->t] = is_key                           ? FRAME_KEY
-                                : is_strict || difference <= own ? FRAME_PREDICTED
-                                                                 : FRAME_INTRA;
-    if (loop_is_predicted(&s->unit->loop, s->t))
-        for (uint32_t i = 0; i < s->d; i++)
-            s->target[i] -= s->from[i];
-}
-
-static void code_token(struct step *s, bool is_key, uint8_t (*parents)[KERN_TOKENS],
-                       uint8_t (*children)[KERN_TOKENS])
-{
-    struct encode_unit *u = s->unit;
-    const struct profile_tree *tree;
-    int32_t code;
-
-    choose_frame(s, is_key);
-    tree = &u->loop.stream->tree[loop_is_predicted(&u->loop, s->t) ? TREE_DELTA : TREE_INTRA];
-    code = gain_code(s);
-    if (code >= GAIN_CODES)
-        encode_set_token(u->raw[RAW_INPUT], s->t);
-    u->gain_code[s->t] = code <= 0 || code >= GAIN_CODES ? 0 : (uint8_t)code;
-    u->loop.gain[s->t] = s->codec->gain[u->gain_code[s->t]];
-    for (uint32_t m = 0; m < s->d / s->dsub; m++)
-        code_subspace(s, m, tree, loop_is_predicted(&u->loop, s->t), &parents[m][s->t],
-                      &children[m][s->t]);
+    c->kern.search_child(q, dsub, tree[TREE_INTRA].fine + book, parent, intra);
+    memcpy(ret_child, intra, sizeof(intra));
+    if (!u->loop.n_predicted)
+        return;
+    c->kern.search_child(q, dsub, tree[TREE_DELTA].fine + book, parent, ret_child);
+    for (uint32_t t = 0; t < KERN_TOKENS; t++)
+        if (!loop_is_predicted(&u->loop, t))
+            ret_child[t] = intra[t];
 }
 
 void encode_temporal(struct dpq_codec *codec, uint32_t group_log2, struct encode_unit *u)
 {
-    uint8_t parents[DPQ_MAX_HEAD_DIM / 2][KERN_TOKENS], children[DPQ_MAX_HEAD_DIM / 2][KERN_TOKENS];
-    struct step s = {
-        .codec = codec,
-        .unit = u,
-        .d = codec->profile->geometry.head_dim,
-        .dsub = u->loop.stream->dsub,
-    };
+    uint8_t parent[DPQ_MAX_HEAD_DIM / 2][KERN_TOKENS], child[KERN_TOKENS];
+    size_t d = codec->profile->geometry.head_dim, n_subspaces = d / u->loop.stream->dsub;
+    float *y = codec->rows[PLANE_FINE];
 
-    for (s.t = 0; s.t < KERN_TOKENS; s.t++)
-        code_token(&s, !(s.t % (1u << group_log2)), parents, children);
-    for (uint32_t m = 0; m < s.d / s.dsub; m++) {
-        codec->kern.pack(parents[m], u->base_panel + (size_t)m * KERN_LINE);
-        if (u->fine_panel)
-            codec->kern.pack(children[m], u->fine_panel + (size_t)m * KERN_LINE);
+    transpose(codec->y, d, KERN_TOKENS, y);
+    close_loop(codec, y, 1u << group_log2, u, parent[0]);
+    transpose(codec->rows[PLANE_BASE], KERN_TOKENS, d, codec->y_base);
+    for (uint32_t m = 0; m < n_subspaces; m++) {
+        codec->kern.pack(parent[m], u->base_panel + (size_t)m * KERN_LINE);
+        if (!u->fine_panel)
+            continue;
+        search_children(codec, u, m, parent[m], child);
+        codec->kern.pack(child, u->fine_panel + (size_t)m * KERN_LINE);
     }
-    loop_count_predicted(&u->loop);
+    if (!u->fine_panel)
+        return;
+    loop_decode_rows(codec, &u->loop, u->base_panel, u->fine_panel, false);
+    transpose(codec->rows[PLANE_FINE], KERN_TOKENS, d, codec->y_fine);
 }
