@@ -26,6 +26,10 @@ enum { VERDICT_VERSION = 1 };
 /* D_tol over the held-out error, at least: a stationary stream is at half its tolerance. */
 static const double TOLERANCE = 2;
 
+/* Of the mean held-out error of all streams of a kind: a stream below it is healed without a plane
+ * more. lib/risk/README.md has what that buys. */
+static const double WATER = .5;
+
 _Static_assert((int)TILE_TOKEN_CODED == RISK_TOKEN_CODED && (int)TILE_TOKEN_KEY == RISK_TOKEN_KEY &&
                    (int)TILE_TOKEN_ESCAPED == RISK_TOKEN_ESCAPED &&
                    (int)TILE_TOKEN_SINK == RISK_TOKEN_SINK,
@@ -38,6 +42,7 @@ _Static_assert((int)TILE_VERDICT_REFERENCE == RISK_MODE_REFERENCE &&
 
 struct verdict_stream {
     struct risk_calibration calibration;
+    double water; /* |e|^2 of a token below which a fine plane is not worth its bits */
     bool is_watched;
     uint8_t reference; /* enum risk_reference */
 };
@@ -57,6 +62,24 @@ struct verdict_header {
 
 /* --- a profile -------------------------------------------------------------------------------- */
 
+/* For K and for V, which are not of one size. Streams that are not watched have no part in it. */
+static void set_water(struct verdict_book *book)
+{
+    for (uint32_t kind = 0; kind < 2; kind++) {
+        double sum = 0;
+        uint32_t n = 0;
+
+        for (uint32_t i = 0; i < book->n_streams; i++)
+            if (i / book->n_kv_heads % 2 == kind && book->streams[i].is_watched) {
+                sum += book->streams[i].calibration.error;
+                n++;
+            }
+        for (uint32_t i = 0; i < book->n_streams; i++)
+            if (i / book->n_kv_heads % 2 == kind)
+                book->streams[i].water = n ? WATER * sum / n : 0;
+    }
+}
+
 static uint32_t read_rows(struct verdict_book *book, const struct risk_audit_row *rows,
                           uint32_t head_dim)
 {
@@ -70,6 +93,7 @@ static uint32_t read_rows(struct verdict_book *book, const struct risk_audit_row
                                                &s->calibration);
         n_watched += s->is_watched;
     }
+    set_water(book);
     return n_watched;
 }
 
@@ -200,6 +224,12 @@ static uint8_t log2_of(uint32_t n)
     return n ? (uint8_t)__builtin_ctz(n) : 0;
 }
 
+/* Of a fine plane: planes all cost the same, so they are for the largest errors. */
+static bool is_worth_bits(const struct verdict_desk *desk, uint32_t i)
+{
+    return desk->monitors[i].meter.error >= desk->book->streams[i].water;
+}
+
 static struct tile_verdict verdict_of(const struct verdict_stream *s, uint32_t zone, bool gains)
 {
     struct risk_action action = risk_zone_action(s->reference, zone, false, gains);
@@ -228,6 +258,8 @@ static struct tile_verdict decide(struct verdict_desk *desk, uint32_t i, bool as
     gains = s->is_watched && risk_meter_gains(&desk->monitors[i].meter);
     desk->is_wrong[i] = zone->zone == RISK_RED && !is_misled;
     verdict = verdict_of(s, is_misled && !gains ? RISK_RED : zone->zone, gains);
+    if (verdict.mode <= TILE_VERDICT_BETTER && !is_worth_bits(desk, i))
+        verdict.keeps_fine = 0;
     if (is_misled && verdict.mode < TILE_VERDICT_BETTER)
         verdict.mode = TILE_VERDICT_BETTER;
     if (is_predicted && gains && !asked)
@@ -263,17 +295,24 @@ static int reserve(struct verdict_desk *desk, uint32_t n)
     return 0;
 }
 
-static void measured(void *user, uint32_t i, const struct tile_energies *energies)
+/* A stream that goes wrong within a tile gets its fine plane there, not only in the next one: what
+ * comes first in a sequence is what most tokens see. It changes no base code, hence no zone. */
+static bool measured(void *user, uint32_t i, const struct tile_energies *energies)
 {
     struct verdict_desk *desk = user;
     const struct verdict_stream *s = &desk->book->streams[i];
+    struct risk_course *course = &desk->courses[i];
+    bool is_green = true;
 
     if (!s->is_watched) {
-        desk->courses[i] = (struct risk_course){ 0 };
-        return;
+        *course = (struct risk_course){ 0 };
+        return false;
     }
     risk_tile_step(&desk->monitors[i], &desk->book->rules, &s->calibration, energies->x2,
-                   energies->d2, energies->e2, energies->part, desk->before[i], &desk->courses[i]);
+                   energies->d2, energies->e2, energies->part, desk->before[i], course);
+    for (uint32_t group = 1; group <= RISK_TILE_GROUPS; group++)
+        is_green = is_green && course->zone[group] == RISK_GREEN;
+    return !is_green && is_worth_bits(desk, i);
 }
 
 /* --- trails ----------------------------------------------------------------------------------- */

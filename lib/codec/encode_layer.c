@@ -1,12 +1,23 @@
 #include "lib/codec/encode_unit.h"
 
-static void measured(const struct dpq_codec *codec, const struct tile_watch *watch,
-                     const struct encode_input *in, const struct encode_unit *u)
+/* Whether the stream's fine plane is missed, now that its base plane is known. */
+static bool is_missed(const struct dpq_codec *codec, const struct tile_watch *watch,
+                      const struct encode_input *in, const struct encode_unit *u)
 {
     struct tile_energies energies;
 
     encode_energy(codec, in, u, &energies);
-    watch->measured(watch->user, u->loop.index, &energies);
+    return watch->measured(watch->user, u->loop.index, &energies) && !u->fine_panel;
+}
+
+/* Again, with both planes. The base plane's codes are the same, and with them what was measured:
+ * no code depends on finer ones; in a full stream those above do, which come later. */
+static void encode_finer(struct dpq_codec *codec, const struct encode_layer *layer,
+                         struct encode_input *in, struct encode_unit *u)
+{
+    in->verdict.keeps_fine = 1;
+    layer->place(layer->user, true, u);
+    encode_unit(codec, in, u);
 }
 
 void encode_layer(struct dpq_codec *codec, const struct encode_layer *layer)
@@ -38,9 +49,9 @@ void encode_layer(struct dpq_codec *codec, const struct encode_layer *layer)
             layer->place(layer->user, encode_keeps_fine(u.loop.stream, layer->rate, in.verdict),
                          &u);
             encode_unit(codec, &in, &u);
+            if (in.is_measured && is_missed(codec, layer->watch, &in, &u))
+                encode_finer(codec, layer, &in, &u);
             layer->take(layer->user, &in, &u);
-            if (in.is_measured)
-                measured(codec, layer->watch, &in, &u);
             in.rows += head_bytes;
         }
 }

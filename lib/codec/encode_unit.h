@@ -7,7 +7,7 @@
  *        -> nearest parent, nearest child of it -> panels -> what the decoder will make of them
  *        -> the hard bound
  *
- *   encode_layer.c     the streams of a layer, in coding order
+ *   encode_layer.c     the streams of a layer, in coding order; again with both planes if need be
  *   encode_unit.c      one of them; gains and panels where tokens do not depend on each other
  *   encode_temporal.c  gains and panels where each token is predicted from the one before
  *   encode_bound.c     which tokens have to be stored raw, and as what
@@ -72,7 +72,8 @@ struct encode_layer {
     bool starts_sequence;           /* the tile's first tokens may be sinks */
     const struct tile_watch *watch; /* may be NULL */
     void *user;
-    /* say where unit's panels go: base_panel, and fine_panel if has_fine */
+    /* say where unit's panels go: base_panel, and fine_panel if has_fine; a second time, with
+     * has_fine, if the watcher wants that */
     void (*place)(void *user, bool has_fine, struct encode_unit *unit);
     /* the unit has been encoded */
     void (*take)(void *user, const struct encode_input *in, const struct encode_unit *unit);

@@ -37,8 +37,9 @@ struct encoder {
     struct tile_fine_header fine_header;
 };
 
-/* Offsets of all that is known beforehand. Verdicts may come later, layer by layer: then there is
- * room for all fine planes, and cut_fine() says how much of it was used. */
+/* Offsets of all that is known beforehand. Verdicts may come later, layer by layer, and who watches
+ * may want any plane: then there is room for all fine ones, and cut_fine() says how much of it was
+ * used. */
 static void lay_out(struct encoder *e)
 {
     const struct dpq_profile *p = e->profile;
@@ -48,7 +49,7 @@ static void lay_out(struct encoder *e)
 
     for (uint32_t i = 0; i < n; i++) {
         h->n_panel_lines += d / p->streams[i].dsub;
-        if ((e->watch && e->watch->before_layer) ||
+        if ((e->watch && (e->watch->before_layer || e->watch->measured)) ||
             encode_keeps_fine(&p->streams[i], e->rate,
                               encode_verdict(e->watch, &p->streams[i], i, e->rate)))
             f->n_panel_lines += d / p->streams[i].dsub;

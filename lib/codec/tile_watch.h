@@ -45,14 +45,15 @@ struct tile_watch {
     /* once a layer, before it is coded, in order: its verdicts are read after that, and those of
      * the layers below are done with. May take its time. NULL: all are there from the start */
     void (*before_layer)(void *user, uint32_t layer);
-    /* once a stream, in coding order, during the call; NULL: nobody wants them */
-    void (*measured)(void *user, uint32_t stream, const struct tile_energies *energies);
+    /* once a stream, in coding order, during the call; NULL: nobody wants them. True: this very
+     * tile shall have the stream's fine plane, not droppable, whatever rate and verdict say */
+    bool (*measured)(void *user, uint32_t stream, const struct tile_energies *energies);
     uint32_t n_verdict_bytes; /* zeroes left in the base object for tile_find_verdict() to find */
 };
 
 /** tile_encode_watched() - dpq_tile_encode() under verdicts, and with what it shows; measuring
- *  changes no byte. Streams are numbered (layer * 2 + kind) * n_kv_heads + head. DPQ_E_INVALID for
- * a verdict out of range, too. */
+ *  changes no byte by itself. Streams are numbered (layer * 2 + kind) * n_kv_heads + head.
+ * DPQ_E_INVALID for a verdict out of range, too. */
 int tile_encode_watched(struct dpq_codec *codec, const void *rows, uint32_t dtype,
                         uint64_t first_position, uint64_t first_index, uint32_t rate,
                         const struct tile_watch *watch, uint8_t **ret_base, size_t *ret_n_base,

@@ -45,14 +45,15 @@ static void must(int r, const char *what)
     exit(1);
 }
 
-static void look(void *user, uint32_t stream, const struct tile_energies *energies)
+static bool look(void *user, uint32_t stream, const struct tile_energies *energies)
 {
     struct bench *b = user;
 
     b->seen += energies->e2[stream % DPQ_TILE_TOKENS];
+    return false;
 }
 
-static void step(void *user, uint32_t stream, const struct tile_energies *energies)
+static bool step(void *user, uint32_t stream, const struct tile_energies *energies)
 {
     struct bench *b = user;
     struct risk_course course;
@@ -61,6 +62,7 @@ static void step(void *user, uint32_t stream, const struct tile_energies *energi
                    energies->e2, energies->part, b->monitors[stream].zone.zone, &course);
     risk_monitor_pack(&b->monitors[stream], b->bytes);
     (void)!risk_monitor_unpack(b->bytes, &b->monitors[stream]);
+    return false;
 }
 
 static void encode(struct bench *b, int way)

@@ -15,9 +15,10 @@ enum { MAX_STREAMS = 16 };
 struct shown {
     struct tile_energies of[MAX_STREAMS];
     uint32_t n, last;
+    uint32_t wants; /* bit s: the fine plane of stream s */
 };
 
-static void take(void *user, uint32_t stream, const struct tile_energies *energies)
+static bool take(void *user, uint32_t stream, const struct tile_energies *energies)
 {
     struct shown *shown = user;
 
@@ -25,6 +26,7 @@ static void take(void *user, uint32_t stream, const struct tile_energies *energi
     shown->of[stream] = *energies;
     shown->last = stream;
     shown->n++;
+    return shown->wants >> stream & 1;
 }
 
 static struct toy toy_of(uint32_t reference, float bound)
@@ -270,6 +272,44 @@ static void test_late_verdicts(void **state)
     }
 }
 
+/* A fine plane that the watcher finds missing: the tile is the one that a verdict would have made
+ * so, also for what is predicted from the stream; where the plane is there anyway, nothing. */
+static void test_fine_in_the_same_tile(void **state)
+{
+    (void)state;
+    for (uint32_t reference = 0; reference <= REFERENCE_DEPTH + 1; reference++)
+        for (int full = 0; full < 2; full++) {
+            struct toy toy = toy_of(reference, 24);
+            void *rows = random_rows(&toy.geometry, DPQ_F32, 9);
+            struct tile_verdict verdicts[MAX_STREAMS] = { 0 };
+            struct shown shown = { .wants = 1 << 3 | 1 << 10 };
+            struct tile_watch seen = { .user = &shown, .measured = take };
+            struct tile_watch told = { .verdicts = verdicts };
+            struct tile want, got;
+
+            for (uint32_t s = 0; s < toy.profile->n_streams; s++)
+                toy.profile->streams[s].full = full;
+            verdicts[3].keeps_fine = verdicts[10].keeps_fine = 1;
+            got = encode_watched(&toy, rows, 128, DPQ_RATE_COMPACT, &seen);
+            want = encode_watched(&toy, rows, 128, DPQ_RATE_COMPACT, &told);
+            assert_int_equal(got.n_base, want.n_base);
+            assert_memory_equal(got.base, want.base, want.n_base);
+            assert_int_equal(got.n_fine, want.n_fine);
+            assert_memory_equal(got.fine, want.fine, want.n_fine);
+            tile_drop(&got);
+            tile_drop(&want);
+            shown = (struct shown){ .wants = ~0u };
+            got = encode_watched(&toy, rows, 128, DPQ_RATE_QUALITY, &seen);
+            want = encode(&toy, rows, DPQ_F32, 128, DPQ_RATE_QUALITY, ~0u);
+            assert_int_equal(got.n_base, want.n_base);
+            assert_memory_equal(got.base, want.base, want.n_base);
+            tile_drop(&got);
+            tile_drop(&want);
+            free(rows);
+            toy_drop(&toy);
+        }
+}
+
 /* A predictor that is noise shows as such, also while its stream does without it. */
 static void test_loop_is_watched(void **state)
 {
@@ -389,6 +429,7 @@ int main(void)
         cmocka_unit_test(test_verdicts),
         cmocka_unit_test(test_raw_where_fine_is_not_enough),
         cmocka_unit_test(test_late_verdicts),
+        cmocka_unit_test(test_fine_in_the_same_tile),
         cmocka_unit_test(test_loop_is_watched),
         cmocka_unit_test(test_parts),
         cmocka_unit_test(test_verdict_bytes),

@@ -108,13 +108,14 @@ static void draw_tile(struct drawing *d, uint64_t first_position, uint8_t *ret_r
                 draw_unit(d, layer, kind, k, &tensor, ret_rows);
 }
 
-static void measured(void *user, uint32_t stream, const struct tile_energies *energies)
+static bool measured(void *user, uint32_t stream, const struct tile_energies *energies)
 {
     struct drawing *d = user;
 
     d->error[stream] = 0;
     for (uint32_t t = 0; t < KERN_TOKENS; t++)
         d->error[stream] += (double)energies->e2[t] / KERN_TOKENS;
+    return false;
 }
 
 static void scale_by_pilot(struct drawing *d, uint8_t *rows)
