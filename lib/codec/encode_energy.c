@@ -56,9 +56,9 @@ void encode_energy(const struct dpq_codec *c, const struct encode_input *in,
 {
     const struct profile_stream *s = u->loop.stream;
     bool is_temporal = s->reference == REFERENCE_TEMPORAL;
-    float coded[KERN_TOKENS] = { 0 }, rest[KERN_TOKENS];
+    const float *coded = u->loop.reference == REFERENCE_TEMPORAL ? u->own : u->coded;
+    float rest[KERN_TOKENS];
 
-    c->kern.add_squares(c->y, NULL, c->profile->geometry.head_dim, coded);
     memcpy(rest, u->rest, sizeof(rest));
     if (is_temporal && u->loop.reference == REFERENCE_NONE)
         sum_differences(c, s, rest);

@@ -57,7 +57,7 @@ static void encode_gains(struct dpq_codec *c, struct encode_unit *u, float inver
 {
     int32_t code[KERN_TOKENS];
 
-    c->kern.gains(c->y, c->profile->geometry.head_dim, code);
+    c->kern.gains(c->y, c->profile->geometry.head_dim, u->coded, code);
     for (uint32_t t = 0; t < KERN_TOKENS; t++) {
         if (code[t] >= GAIN_CODES)
             encode_set_token(u->raw[RAW_INPUT], t);

@@ -40,6 +40,7 @@ struct encode_unit {
     uint32_t droppable;           /* bit i: fine codes of tokens 8 i … 8 i + 7 may be dropped */
     float error[N_PLANES][KERN_TOKENS]; /* |e|^2 of y; [PLANE_FINE] only with a fine plane */
     bool is_better;                     /* in: a strict stream may do without predictions, too */
+    float coded[KERN_TOKENS];           /* |y|^2; not of a temporal one, which has it in own */
     /* |x|^2 less the mean, and less the prediction, too; set where there is one. Temporal: of y. */
     float own[KERN_TOKENS], rest[KERN_TOKENS];
 };

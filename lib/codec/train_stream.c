@@ -307,6 +307,7 @@ void train_project(struct train_stream *s, struct train_worker *w, enum tree_ind
 {
     size_t d = s->run->geometry->head_dim, column = 0;
     struct train_stream plain = *s;
+    float square[KERN_TOKENS];
     int32_t code[KERN_TOKENS];
     /* few tokens of a predicted stream will take the intra tree */
     size_t step = tree == TREE_INTRA && s->reference != REFERENCE_NONE ? 4 : 1;
@@ -321,7 +322,7 @@ void train_project(struct train_stream *s, struct train_worker *w, enum tree_ind
                     s->stream.encode, (int)d, w->codec->x, (int)d, 0, y, KERN_TOKENS);
         if (tree == TREE_DELTA && s->reference == REFERENCE_TEMPORAL)
             subtract_leaked(s, y);
-        w->codec->kern.gains(y, d, code);
+        w->codec->kern.gains(y, d, square, code);
         for (size_t t = 0; t < KERN_TOKENS; t++) {
             if (code[t] <= 0 || code[t] >= GAIN_CODES)
                 continue; /* no codebook has to serve it */

@@ -55,10 +55,12 @@ enum {
 /**
  * DECL_KERN_GAINS() - gain codes
  * @y: [d][128]
+ * @ret_square: [128]: |y|^2, summed in the order of the coordinates
  * @ret_code: [128]: 161 + round(8 * log2(rms)) with the rms over d; 0 for (nearly) zero vectors,
  *            256 for what must escape: too large, or not finite
  */
-#define DECL_KERN_GAINS(name) void name(const float *y, size_t d, int32_t *ret_code)
+#define DECL_KERN_GAINS(name) \
+    void name(const float *y, size_t d, float *ret_square, int32_t *ret_code)
 
 /**
  * DECL_KERN_QUANTIZE() - q = round((y * inverse_gain) * factor), to nearest even, within

@@ -151,6 +151,7 @@ static inline DECL_KERN_GAINS(gains)
             sum[t] += y[i * KERN_TOKENS + t] * y[i * KERN_TOKENS + t];
     for (size_t t = 0; t < KERN_TOKENS; t++)
         ret_code[t] = kern_gain_code(sum[t] / count);
+    memcpy(ret_square, sum, sizeof(sum));
 }
 
 static inline DECL_KERN_ADD_SQUARES(add_squares)

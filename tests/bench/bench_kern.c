@@ -196,7 +196,9 @@ static void give(struct bench *b, size_t i)
 /* From y in scratch to packed panels: gains, integers, search, packing. */
 static void encode(struct bench *b, size_t i, bool fine)
 {
-    b->kern.gains(b->y, b->d, b->gain_code);
+    float square[T];
+
+    b->kern.gains(b->y, b->d, square, b->gain_code);
     for (size_t m = 0; m < b->n_subspaces; m++) {
         size_t line = (i * b->n_subspaces + m) * KERN_LINE;
 

@@ -95,11 +95,11 @@ static void encode_panel(const struct peers_stream *s, const struct kern *k, con
                          uint8_t *ret_fine)
 {
     int32_t gain[T];
-    float inverse[T];
+    float inverse[T], square[T];
     int16_t q[2 * T];
     uint8_t parent[T], child[T];
 
-    k->gains(y, s->d, gain);
+    k->gains(y, s->d, square, gain);
     for (size_t t = 0; t < T; t++) {
         ret_gain[t] = gain[t] < 256 ? (uint8_t)gain[t] : 0;
         inverse[t] = inverse_of[ret_gain[t]];

@@ -146,14 +146,19 @@ static void check_gains(const struct pair *p, struct rng *r)
 {
     size_t d = 1 + rng_below(r, 64);
     struct box a = box_new(T * 4, 4), b = box_new(T * 4, 8);
-    float *y = malloc(d * T * sizeof(float));
+    float *y = malloc(d * T * sizeof(float)), square[2][T], summed[T] = { 0 };
 
     fill_floats(r, y, d * T, rng_below(r, 2));
     for (size_t t = 0; t < T; t++) /* octaves far apart */
         for (size_t i = 0, e = rng_below(r, 120); i < d; i++)
             y[i * T + t] *= ldexpf(1, (int)e - 60);
-    p->c.gains(y, d, (int32_t *)a.p);
-    p->isa.gains(y, d, (int32_t *)b.p);
+    p->c.gains(y, d, square[0], (int32_t *)a.p);
+    p->isa.gains(y, d, square[1], (int32_t *)b.p);
+    p->c.add_squares(y, NULL, d, summed);
+    for (size_t t = 0; t < T; t++) {
+        assert_true(square[0][t] == summed[t] || isnan(summed[t]));
+        assert_true(square[1][t] == summed[t] || (isnan(summed[t]) && isnan(square[1][t])));
+    }
     for (size_t t = 0; t < T; t++) { /* the definition: nearest eighth of an octave */
         int32_t code = ((int32_t *)a.p)[t];
         double sum = 0, exact;
