@@ -52,6 +52,8 @@ BLIND = """## What the monitor cannot see
   as escapes, not as errors.
 - *Slow returns.* Escapes fade with 1/512 a token: after a burst a stream stays Red for some 1,300 tokens, at the price of
   its bits.
+- *What an error costs.* Planes go to the largest errors of K and of V. Without a metric of outputs in calibration that is a
+  guess, though one that beats bits spent evenly.
 - *What a decoder does wrong, and flipped bits.* The encoder never sees them; checksums do.
 - *Streams of a profile without an audit*, and of one that was calibrated for other weights and fits by chance.
 """
