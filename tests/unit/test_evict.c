@@ -72,6 +72,23 @@ static void test_chains(void **state)
     evict_deinit(&e); /* twice is fine */
 }
 
+/* What is cheap to compute again, for its bytes, goes before what is not. Without that the first
+ * one here would go last: of later ones more were there that nobody had asked for again. */
+static void test_cost(void **state)
+{
+    struct evict e = new_evict(4);
+
+    (void)state;
+    assert_true(evict_cost(1 << 15) > 2 * evict_cost(0)); /* attention looks back */
+    evict_add(&e, 0, EVICT_NONE, 1, BYTES);
+    evict_add(&e, 1, EVICT_NONE, 16, BYTES);
+    evict_add(&e, 2, EVICT_NONE, 1, BYTES / 16); /* as dear a byte */
+    for (uint32_t i = 0; i < 3; i++)
+        evict_let_go(&e, i);
+    assert_int_equal(take(&e), 0);
+    evict_deinit(&e);
+}
+
 /* Who loses its parent is useless, and goes first; the parent's number may be another's by then. */
 static void test_orphans(void **state)
 {
@@ -301,9 +318,13 @@ static void test_traces(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_chains),    cmocka_unit_test(test_orphans),
-        cmocka_unit_test(test_answers),   cmocka_unit_test(test_random),
-        cmocka_unit_test(test_recovered), cmocka_unit_test(test_recovered_chain),
+        cmocka_unit_test(test_cost),
+        cmocka_unit_test(test_chains),
+        cmocka_unit_test(test_orphans),
+        cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_random),
+        cmocka_unit_test(test_recovered),
+        cmocka_unit_test(test_recovered_chain),
         cmocka_unit_test(test_traces),
     };
 

@@ -92,6 +92,8 @@ static void check_reads(struct fixture *f, uint64_t id, const struct told *told,
     assert_int_equal(op.error.code, SESSION_OK);
     assert_int_equal(op.n_coded_tokens, told->n_tokens);
     assert_int_equal(op.generation, told->generation);
+    assert_int_equal(op.generation,
+                     2 + told->n_dropped + (N_TOKENS - told->n_tokens) / DPQ_TILE_TOKENS);
     assert_true(op.n_dropped_tokens <= n_tiles_dropped * DPQ_TILE_TOKENS);
     if (told->n_tokens == N_TOKENS)
         assert_int_equal(op.n_dropped_tokens, n_tiles_dropped * DPQ_TILE_TOKENS);
@@ -136,6 +138,138 @@ static void test_announced(void **state)
     assert_int_equal(n_cut, n_evicted * DPQ_TILE_TOKENS); /* none was shared, or only cached */
     assert_int_equal(status.n_sequences, N_MANY);
     hub_unsubscribe(subscriber);
+}
+
+static struct sequence *sequence_of(struct fixture *f, uint64_t id)
+{
+    struct sequence *sequence;
+
+    session_lock(f->session);
+    sequence = sequence_find(f->session, 0, id);
+    session_unlock(f->session);
+    assert_non_null(sequence);
+    return sequence;
+}
+
+static void relieve_all(struct fixture *f, uint64_t id)
+{
+    while (pressure_relieve(sequence_of(f, id)->tenant, UINT64_MAX, session_now_ns()))
+        ;
+}
+
+static void set_watermarks(struct fixture *f, uint32_t high, uint32_t low)
+{
+    f->config.high_percent = high;
+    f->config.low_percent = low;
+    session_reload(f->session, &f->config);
+}
+
+/* Fine planes before tokens; then the tail before tiles, then tiles from the end. */
+static void test_order(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t id = create(f, NULL, 0, 0);
+    struct tenant *tenant;
+
+    set_cold(f, 0);
+    append(f, id, 0, N_TOKENS + 20, false);
+    tenant = sequence_of(f, id)->tenant;
+    for (uint64_t n = 1; n <= 2; n++) {
+        assert_true(pressure_relieve(tenant, 1, session_now_ns()));
+        assert_int_equal(status_of(f).fine_dropped, n);
+        assert_int_equal(status_of(f).tokens_evicted, 0);
+    }
+    for (uint64_t left = N_TOKENS; left; left -= DPQ_TILE_TOKENS) {
+        assert_true(pressure_relieve(tenant, 1, session_now_ns()));
+        assert_int_equal(sequence_of(f, id)->n_tokens, left);
+    }
+}
+
+/* What may not be taken is not, whatever is wanted; beside it everything goes. */
+static void test_untouchable(void **state)
+{
+    enum { PINNED, BUSY, KEPT, KEPT_TOKENS, LEASED, N, NOT_KEPT = N };
+    struct fixture *f = *state;
+    uint64_t ids[N + 1], now_ns = session_now_ns();
+    struct sequence *sequence;
+
+    set_cold(f, 0);
+    for (int i = 0; i <= N; i++) {
+        ids[i] = create_kept(f, i == KEPT, i == KEPT || i == KEPT_TOKENS);
+        append(f, ids[i], 0, N_TOKENS, false);
+    }
+    session_lock(f->session);
+    sequence_set_pin(sequence_find(f->session, 0, ids[PINNED]), now_ns + 60 * UINT64_C(1000000000));
+    sequence_find(f->session, 0, ids[BUSY])->busy = true;
+    sequence = sequence_find(f->session, 0, ids[LEASED]);
+    for (size_t i = 0; i < sequence->n_tiles; i++)
+        tile_lease(sequence->tiles[i], now_ns + 60 * UINT64_C(1000000000));
+    session_unlock(f->session);
+    relieve_all(f, ids[PINNED]);
+    session_lock(f->session);
+    sequence_find(f->session, 0, ids[BUSY])->busy = false;
+    session_unlock(f->session);
+    for (int i = 0; i < N; i++) {
+        struct told told = { .n_dropped = i == KEPT_TOKENS ? 2 : 0, .n_tokens = N_TOKENS };
+
+        told.generation = 2 + told.n_dropped;
+        check_reads(f, ids[i], &told, told.n_dropped);
+    }
+    assert_int_equal(sequence_of(f, ids[NOT_KEPT])->n_tokens, 0);
+    assert_int_equal(status_of(f).fine_dropped, 2 + 2); /* of the last, before its tokens went */
+}
+
+/* A read is use: what was read later than another goes later. */
+static void test_coldest_tail_first(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t first = create(f, NULL, 0, 0), second = create(f, NULL, 0, 0);
+    float *rows = malloc(20 * ROW_BYTES);
+
+    set_cold(f, 0);
+    append(f, first, 0, 20, false);
+    append(f, second, 0, 20, false);
+    assert_int_equal(read_run(f, first, 0, 20, rows).error.code, SESSION_OK);
+    assert_true(pressure_relieve(sequence_of(f, first)->tenant, 1, session_now_ns()));
+    assert_int_equal(sequence_of(f, first)->n_tokens, 20);
+    assert_int_equal(sequence_of(f, second)->n_tokens, 0);
+    free(rows);
+}
+
+/* Tiles that are only cached, under ids of its own. Return: percent in use */
+static double put_cached(struct fixture *f, uint32_t i)
+{
+    uint64_t id = create(f, NULL, 0, 0);
+    struct status status;
+
+    f->ids[0] = 7000000 + i;
+    append(f, id, 0, N_TOKENS, true);
+    release_run(f, id, false);
+    status = status_of(f);
+    return 100. * (double)status.arena_used_bytes / (double)status.arena_bytes;
+}
+
+/* Nothing is done up to the high watermark; beyond it room is made down to the low one, of what is
+ * only cached: sequences lose nothing. */
+static void test_watermarks(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t id = create(f, NULL, 0, 0);
+    double percent = 0, before = 0;
+    uint32_t i = 0;
+
+    set_cold(f, 0);
+    set_watermarks(f, 60, 30);
+    append(f, id, 0, 20, false);
+    for (; percent <= 60; i++) {
+        assert_int_equal(status_of(f).fine_dropped + status_of(f).tiles_evicted, 0);
+        percent = put_cached(f, i);
+    }
+    before = percent;
+    percent = put_cached(f, i);
+    assert_true(percent < 30 + 3 && percent > 25 && before > 60);
+    assert_int_equal(status_of(f).tokens_evicted, 0);
+    assert_int_equal(sequence_of(f, id)->n_tokens, 20);
 }
 
 /* A sequence that was cut goes on where it ends now, and is told so; also after a restart. */
@@ -392,6 +526,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_announced, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_order, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_untouchable, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_coldest_tail_first, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_watermarks, fixture_setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(test_goes_on, kept_setup, kept_teardown),
         cmocka_unit_test_setup_teardown(test_cut_tail_is_held, kept_setup, kept_teardown),
         cmocka_unit_test_setup_teardown(test_cut_tail_is_recorded, kept_setup, kept_teardown),
