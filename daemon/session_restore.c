@@ -239,7 +239,8 @@ static void shorten(struct restore *r, struct sequence *sequence, uint64_t n_til
                 "ends there",
                 r->tenant->config->name, (unsigned long long)sequence->entry.id,
                 (unsigned long long)sequence->n_tiles, (unsigned long long)n_tiles);
-    sequence->generation += n_tiles - sequence->n_tiles;
+    /* each may have lost its fine plane before it went: what was said must not be said of less */
+    sequence->generation += 2 * (n_tiles - sequence->n_tiles);
     if (sequence->n_evicted_end < n_tiles * DPQ_TILE_TOKENS)
         sequence->n_evicted_end = n_tiles * DPQ_TILE_TOKENS;
     sequence_shorten(sequence, &tails); /* there is none yet */
