@@ -80,6 +80,8 @@ static void receive(struct rpc_call *call)
 {
     grpc_op op = { .op = GRPC_OP_RECV_MESSAGE };
 
+    if (call->method->ends_stalled)
+        rpc_stalls_begin(&call->server->stalls, call);
     op.data.recv_message.recv_message = &call->received;
     start(call, &op, 1, &call->on_received);
 }
@@ -305,6 +307,8 @@ static void on_received(struct rpc_call *call, bool ok)
 {
     grpc_byte_buffer *buffer = steal_ptr(call->received);
 
+    if (call->method->ends_stalled)
+        rpc_stalls_end(&call->server->stalls, call);
     if (!ok || is_finished(call)) {
         if (buffer)
             grpc_byte_buffer_destroy(buffer);

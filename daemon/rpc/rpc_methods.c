@@ -53,6 +53,7 @@ static const struct rpc_method methods[] = {
     { .path = KV_CACHE "Import",
       .kind = RPC_BIDI,
       .request = &deltapq__v1__import_request__descriptor,
+      .ends_stalled = true,
       .handle = rpc_import,
       .half_closed = rpc_import_end,
       .deinit = rpc_import_deinit },

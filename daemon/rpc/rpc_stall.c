@@ -53,7 +53,7 @@ static void cancel(struct rpc_stalls *stalls, struct rpc_call *call)
 {
     char text[96];
 
-    snprintf(text, sizeof(text), "the client took nothing of the stream for %u s",
+    snprintf(text, sizeof(text), "the client %s nothing for %u s", call->sending ? "took" : "sent",
              stalls->limit_seconds);
     log_debug("%s: %s", call->method->path, text);
     session_count_error(call->server->options.session, call->tenant);

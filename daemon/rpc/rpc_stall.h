@@ -1,14 +1,15 @@
 #pragma once
 
 /*
- * Streams that hold something in the daemon, and whose client does not take what it is sent
+ * Streams that hold something in the daemon, and whose client does not take what it is sent, or
+ * does not send what is waited for
  *
  * A message that is still on its way after the limit ends its call, and with it what the call
  * holds: tiles, which are neither evicted nor made worse meanwhile, and a chunk in memory.
  * Connections that are dead are found by core's pings, and much earlier; this is for clients that
- * are alive.
+ * are alive. A call waits for one message at a time, either way.
  *
- * One list, in the order in which messages were sent, hence in that of their ends. Thread: any.
+ * One list, in the order in which the waits began, hence in that of their ends. Thread: any.
  */
 
 #include <pthread.h>
@@ -33,10 +34,11 @@ struct rpc_stall {
 void rpc_stalls_init(struct rpc_stalls *stalls, uint32_t limit_seconds);
 void rpc_stalls_deinit(struct rpc_stalls *stalls);
 
-/** rpc_stalls_begin() - a message is about to be sent; rpc_stalls_end() comes when it was taken */
+/** rpc_stalls_begin() - a message is about to be sent, or waited for; then rpc_stalls_end() comes
+ */
 void rpc_stalls_begin(struct rpc_stalls *stalls, struct rpc_call *call);
 
-/** rpc_stalls_end() - taken, or the call is dead. The caller has a reference */
+/** rpc_stalls_end() - it was taken, or came, or the call is dead. The caller has a reference */
 void rpc_stalls_end(struct rpc_stalls *stalls, struct rpc_call *call);
 
 /** rpc_stalls_run() - ends what is due, as UNAVAILABLE: as a connection that broke, which a reader

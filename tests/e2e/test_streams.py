@@ -403,5 +403,5 @@ def test_stalled_streams_end(api, make_daemon):
                    what="the end of stalled streams")
         for call in calls:
             refusal = refused(api, "UNAVAILABLE", None, lambda timeout: call)
-            assert "took nothing of the stream for 3 s" in refusal.message
+            assert "took nothing for 3 s" in refusal.message
         assert stubs.monitor.GetStatus(api.GetStatusRequest()).errors == len(calls)

@@ -361,6 +361,36 @@ def test_bad_files_are_refused_by_name(target, short_file, tmp_path):
     run("import", target.grpc_path, tmp_path / "none", code=4)
 
 
+def test_a_silent_import_ends(make_daemon, short_file, client, profile):
+    """The beginning of a file, and then nothing: what came is not held for ever, and the rest can be sent."""
+    import threading
+
+    import grpc
+    from deltapq.transfer import open_file
+    from deltapq.v1 import kv_cache_pb2 as kv
+    file, found = open_file(client.library, str(short_file))
+    file.close()
+    good, sequence = short_file.read_bytes(), found.sequences[0]
+    head = good[:16] + good[sequence.offset:sequence.offset + sequence.n_bytes]
+    tiles = [good[at:at + n] for _, at, n in sequence.parts]
+    over = threading.Event()
+
+    def requests():
+        yield kv.ImportRequest(data=head + tiles[0])
+        over.wait()
+
+    d = make_daemon({"tenant test": {"arena_bytes": "64M"}, "daemon": {"stall_seconds": 2, "cpu": "auto"}})
+    with client_of(d) as there:
+        there.install_profile(client.get_profile(profile))
+        with pytest.raises(grpc.RpcError) as e:
+            list(there.import_once(requests(), 60))
+        over.set()
+        assert e.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert "sent nothing for 2 s" in e.value.details()
+        rest = kv.ImportRequest(data=b"".join([head, *tiles[1:]]))
+        assert list(there.import_once(iter([rest]), 60))[-1].n_tokens == 700
+
+
 def test_a_daemon_distrusts_what_a_client_has_let_through(target, short_file, client, profile):
     """The stream itself: without a profile, damaged, cut, out of order, and that nothing is left of it."""
     from deltapq.transfer import open_file
