@@ -255,7 +255,7 @@ static struct tile_verdict decide(struct verdict_desk *desk, uint32_t i, bool as
     struct tile_verdict verdict;
 
     is_misled = has_wrong_reference(desk, i);
-    gains = s->is_watched && risk_meter_gains(&desk->monitors[i].meter);
+    gains = s->is_watched && risk_meter_gains(&desk->monitors[i].meter, &desk->book->rules);
     desk->is_wrong[i] = zone->zone == RISK_RED && !is_misled;
     verdict = verdict_of(s, is_misled && !gains ? RISK_RED : zone->zone, gains);
     if (verdict.mode <= TILE_VERDICT_BETTER && !is_worth_bits(desk, i))

@@ -26,8 +26,8 @@ static const double BELOW_RED = .99, YELLOW = .7;
  * they should be. */
 static const double BELOW_HOLD = .79;
 
-/* D / X from which on a reference is no help */
-static const double GAIN = .9;
+/* D / X, and P over its limit, from which on a reference is no help */
+static const double GAIN = .9, GAIN_RAW = 2;
 
 /* κ_L+ that is not certified any more */
 static const double DIRECTION_MAX = .98;
@@ -163,9 +163,9 @@ void risk_meter_report(struct risk_meter *meter, double ratio)
     meter->report += .5 * (ratio - meter->report);
 }
 
-bool risk_meter_gains(const struct risk_meter *meter)
+bool risk_meter_gains(const struct risk_meter *meter, const struct risk_rules *rules)
 {
-    return meter->residual < GAIN * meter->energy;
+    return meter->residual < GAIN * meter->energy && meter->escapes < GAIN_RAW * rules->escape_max;
 }
 
 bool risk_monitor_step(struct risk_monitor *monitor, const struct risk_rules *rules,

@@ -195,10 +195,11 @@ void risk_meter_report(struct risk_meter *meter, double ratio);
 /**
  * risk_meter_gains() - do predictions leave clearly less than the vectors have, of late?
  *
- * D below .9 X. The tenth pays for the frame kinds that a tile stores where some tokens are intra.
- * False without a reference.
+ * D below .9 X, and P below twice its limit. The tenth pays for the frame kinds that a tile stores
+ * where some tokens are intra. Raw tokens are not in D; a tenth of them costs what predictions gain
+ * that leave a third. False without a reference.
  */
-bool risk_meter_gains(const struct risk_meter *meter);
+bool risk_meter_gains(const struct risk_meter *meter, const struct risk_rules *rules);
 
 /**
  * risk_monitor_step() - risk_meter_step(), then the zone; entering Red clears the detectors

@@ -664,7 +664,7 @@ static void test_gains(void **state)
 
     (void)state;
     risk_monitor_init(&m, &CAL);
-    assert_true(risk_meter_gains(&m.meter));
+    assert_true(risk_meter_gains(&m.meter, &rules));
     for (int residual = 24; residual >= 4; residual -= 20) {
         for (int t = 0; t < 128; t++) {
             risk_group_begin(&m.meter, &g);
@@ -672,10 +672,15 @@ static void test_gains(void **state)
             risk_meter_tolerance(&m.meter, &rules, &CAL, &g);
             risk_group_coded(&g, residual, .2, 0);
             risk_monitor_step(&m, &rules, &CAL, &g, 0, &level);
-            assert_true(risk_meter_gains(&m.meter) == (m.meter.residual < .9 * m.meter.energy));
+            assert_true(risk_meter_gains(&m.meter, &rules) ==
+                        (m.meter.residual < .9 * m.meter.energy));
         }
-        assert_true(risk_meter_gains(&m.meter) == (residual == 4));
+        assert_true(risk_meter_gains(&m.meter, &rules) == (residual == 4));
     }
+    m.meter.escapes = 1.9 * rules.escape_max;
+    assert_true(risk_meter_gains(&m.meter, &rules));
+    m.meter.escapes = 2 * rules.escape_max;
+    assert_false(risk_meter_gains(&m.meter, &rules));
 }
 
 static void test_reports(void **state)

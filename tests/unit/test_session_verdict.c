@@ -462,7 +462,7 @@ static void test_bad_layer(void **state)
     free(x);
 }
 
-/* Four times as loud: beyond any tolerance, and as well predicted as ever. In Red it keeps its
+/* Twice as loud: beyond its tolerance, and as well predicted as ever. In Red it keeps its
  * reference, between more keys, and no reset is told. */
 static void test_red_that_gains(void **state)
 {
@@ -474,7 +474,7 @@ static void test_red_that_gains(void **state)
     struct result result;
     uint64_t sequence_id;
 
-    scale(x, loud, GOES_WRONG, WELL_AGAIN, 4);
+    scale(x, loud, GOES_WRONG, WELL_AGAIN, 2);
     install(f, DPQ_REFERENCE_TEMPORAL, good, id);
     sequence_id = create_with(f, id, NULL, 0);
     append_rows(f, sequence_id, x, 0, N_TOKENS, NULL);
@@ -508,7 +508,7 @@ static void test_plane_that_buys_little(void **state)
 
     scale(good, quiet, 0, N_TOKENS, .02f);
     scale(x, quiet, 0, N_TOKENS, .02f);
-    scale(x, quiet, GOES_WRONG, WELL_AGAIN, 4);
+    scale(x, quiet, GOES_WRONG, WELL_AGAIN, 2);
     install_learned(f, ONE_IS_QUIET, DPQ_REFERENCE_TEMPORAL, good, id);
     sequence_id = create_with(f, id, NULL, 0);
     append_rows(f, sequence_id, x, 0, N_TOKENS, NULL);
