@@ -81,7 +81,7 @@ static void receive(struct rpc_call *call)
     grpc_op op = { .op = GRPC_OP_RECV_MESSAGE };
 
     if (call->method->ends_stalled)
-        rpc_stalls_begin(&call->server->stalls, call);
+        rpc_stalls_begin(&call->server->stalls, call, /* is_sending= */ false);
     op.data.recv_message.recv_message = &call->received;
     start(call, &op, 1, &call->on_received);
 }
@@ -272,7 +272,7 @@ void rpc_call_send_buffer(struct rpc_call *call, grpc_byte_buffer *buffer)
     if (!call->finished) {
         call->sending = true;
         if (call->method->ends_stalled)
-            rpc_stalls_begin(&call->server->stalls, call);
+            rpc_stalls_begin(&call->server->stalls, call, /* is_sending= */ true);
         n_ops = add_headers(call, ops);
         n_ops += add_message(&ops[n_ops], buffer);
         start(call, ops, n_ops, &call->on_sent);

@@ -26,13 +26,14 @@ static void unlink_call(struct rpc_stalls *stalls, struct rpc_call *call)
     stall->is_listed = false;
 }
 
-void rpc_stalls_begin(struct rpc_stalls *stalls, struct rpc_call *call)
+void rpc_stalls_begin(struct rpc_stalls *stalls, struct rpc_call *call, bool is_sending)
 {
     pthread_mutex_lock(&stalls->mutex);
     call->stall = (struct rpc_stall){
         .prev = stalls->last,
         .until_ns = session_now_ns() + stalls->limit_seconds * UINT64_C(1000000000),
         .is_listed = true,
+        .is_sending = is_sending,
     };
     *(stalls->last ? &stalls->last->stall.next : &stalls->first) = call;
     stalls->last = call;
@@ -53,8 +54,8 @@ static void cancel(struct rpc_stalls *stalls, struct rpc_call *call)
 {
     char text[96];
 
-    snprintf(text, sizeof(text), "the client %s nothing for %u s", call->sending ? "took" : "sent",
-             stalls->limit_seconds);
+    snprintf(text, sizeof(text), "the client %s nothing for %u s",
+             call->stall.is_sending ? "took" : "sent", stalls->limit_seconds);
     log_debug("%s: %s", call->method->path, text);
     session_count_error(call->server->options.session, call->tenant);
     grpc_call_cancel_with_status(call->core, GRPC_STATUS_UNAVAILABLE, text, NULL);

@@ -28,7 +28,7 @@ struct rpc_stalls {
 struct rpc_stall {
     struct rpc_call *prev, *next;
     uint64_t until_ns; /* by session_now_ns() */
-    bool is_listed;
+    bool is_listed, is_sending;
 };
 
 void rpc_stalls_init(struct rpc_stalls *stalls, uint32_t limit_seconds);
@@ -36,7 +36,7 @@ void rpc_stalls_deinit(struct rpc_stalls *stalls);
 
 /** rpc_stalls_begin() - a message is about to be sent, or waited for; then rpc_stalls_end() comes
  */
-void rpc_stalls_begin(struct rpc_stalls *stalls, struct rpc_call *call);
+void rpc_stalls_begin(struct rpc_stalls *stalls, struct rpc_call *call, bool is_sending);
 
 /** rpc_stalls_end() - it was taken, or came, or the call is dead. The caller has a reference */
 void rpc_stalls_end(struct rpc_stalls *stalls, struct rpc_call *call);
