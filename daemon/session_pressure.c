@@ -113,8 +113,9 @@ static void note_drops(struct relief *r, struct sequence *sequence)
 }
 
 /* Where tiles are missing the next process sees it; that a tail is missing, and how long it was,
- * nothing else would say. An append leaves room for one cut; of those that follow it before the
- * next append only tiles are missing. */
+ * nothing else would say. Nor that tiles were gone, when somebody else has stored the same ones
+ * since. Any other change leaves room for RECORD_CUTS of them; of those that follow before the next
+ * change only tiles are missing. */
 static void record_cut(struct sequence *sequence)
 {
     const struct record_change change = { .has_tail = true,

@@ -62,6 +62,7 @@ enum {
     RECORD_KEEPS_FINE = 1,
     RECORD_KEEPS_TOKENS = 2,
     RECORD_CUT_BYTES = 64, /* of a change that has tail, seal and cut */
+    RECORD_CUTS = 8,       /* that a record has room for, whatever else is in it */
 };
 
 /** record_pack() - a whole record; *ret_bytes is malloc'ed, the caller's. Return: 0, -ENOMEM */

@@ -123,11 +123,11 @@ int sequence_note(struct sequence *sequence, const struct record_change *change)
     return note(sequence, change, 0);
 }
 
-/* Room for a cut is left, which comes when there is no room for anything. */
+/* Room for cuts is left, which come when there is no room for anything. */
 int sequence_write(struct sequence *sequence, const struct record_change *change, uint64_t now_ns)
 {
     uint64_t wanted_bytes = 2 * sizeof(uint32_t) * (sequence->n_token_ids + change->n_ids);
-    int r = note(sequence, change, RECORD_CUT_BYTES);
+    int r = note(sequence, change, RECORD_CUTS * RECORD_CUT_BYTES);
 
     if (r != STORE_E_FULL)
         return r;
