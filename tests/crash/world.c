@@ -420,7 +420,6 @@ static void find_sequence(struct world *w, uint32_t k)
     const uint8_t *bytes;
 
     *q = (struct sequence){ 0 };
-    atomic_store(&o->sequences[k].dropping, 0);
     if (o->sequences[k].state != SEQUENCE_NONE)
         q->record = find_record(w, id);
     if (q->record) {
@@ -439,6 +438,7 @@ static void find_sequence(struct world *w, uint32_t k)
         }
         q->is_cut = q->n_tiles < n_tiles;
     }
+    TELL(o, o->sequences[k].dropping, 0); /* now that it is told what was dropped */
     for (tail = tail_next(w->store, NULL); tail; tail = next) {
         next = tail_next(w->store, tail);
         if (tail_sequence_id(tail) % 0x8000 != k)
