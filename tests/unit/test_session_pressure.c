@@ -370,9 +370,10 @@ static void test_cut_tail_is_recorded(void **state)
 static void cut_tail(struct fixture *f, uint64_t id)
 {
     struct tenant *tenant;
+    struct tail_holder *holder = hold_all(f, id, &tenant); /* its reader ends with the process */
 
-    free(hold_all(f, id, &tenant)); /* its reader ends with the process */
     pressure_relieve(tenant, 1, session_now_ns());
+    free(holder);
 }
 
 /* Where tiles are missing the next process sees it; how long the tail behind them was it knows. */
