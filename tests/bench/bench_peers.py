@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Our kernels beside FAISS, q8_0, q4_0, zstd and lz4: one process, the same arrays, one pinned core.
 
-usage: bench_peers.py LIBRARY [--json FILE] [--cpu MASK] [--seconds S] [--vectors N] [--core C]
+usage: bench_peers.py LIBRARY [--json FILE] [--svg FILE] [--cpu MASK] [--seconds S] [--vectors N] [--core C]
 
 LIBRARY is build/tests/bench/libbench_peers.so. Needs numpy, faiss-cpu, zstandard and lz4; who is not installed is
 left out. Vectors are Gaussian, D = 128, 65,536 a call, fp32 in. Our codebooks and FAISS' are trained on the
@@ -167,10 +167,32 @@ def our_cases(ours, x, cases, errors, bits):
     return half
 
 
+def chart(rows):
+    """Millions of vectors a second on a logarithmic scale, decoding above encoding."""
+    left, width, high, low, most = 230, 420, 16, 0.1, 100
+    lines, y = [], 24
+    for what in ("decode", "encode"):
+        lines.append(f'<text x="8" y="{y}" font-weight="bold">{what}, million vectors of 128 a second</text>')
+        y += 8
+        of = [r for r in rows if what in r["case"] or (what == "decode" and r["case"].startswith("memcpy"))]
+        for r in sorted(of, key=lambda r: -r["mvec_per_s"]):
+            bar = width * np.log(max(r["mvec_per_s"], low) / low) / np.log(most / low)
+            fill = "#2563a8" if r["case"].startswith("ours") else "#b0b7c0"
+            name = r["case"].replace(f" {what}", "")
+            lines.append(f'<text x="{left - 6}" y="{y + 12}" text-anchor="end">{name}</text>'
+                         f'<rect x="{left}" y="{y}" width="{bar:.1f}" height="{high - 3}" fill="{fill}"/>'
+                         f'<text x="{left + bar + 4:.1f}" y="{y + 12}">{r["mvec_per_s"]:.3g}</text>')
+            y += high
+        y += 26
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 60} {y}" font-family="sans-serif" '
+            f'font-size="12"><rect width="100%" height="100%" fill="white"/>\n' + "\n".join(lines) + "\n</svg>\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library")
     parser.add_argument("--json")
+    parser.add_argument("--svg", help="a bar chart")
     parser.add_argument("--cpu", type=lambda v: int(v, 0), default=0xffffffff)
     parser.add_argument("--seconds", type=float, default=10, help="for all cases together, at least five calls each")
     parser.add_argument("--vectors", type=int, default=65536)
@@ -201,6 +223,9 @@ def main():
     if args.json:
         with open(args.json, "w", encoding="utf-8") as f:
             f.writelines(json.dumps(r) + "\n" for r in rows)
+    if args.svg:
+        with open(args.svg, "w", encoding="utf-8") as f:
+            f.write(chart(rows))
     if version:
         best = {k: min(seconds[f"faiss PQ {k} encode"], seconds[f"faiss PQ {k} encode, transposed"])
                 for k in ("64x4", "64x8")}
