@@ -23,13 +23,6 @@ static void transpose(const float *from, size_t n_rows, size_t n_columns, float 
                     ret_to[j * n_rows + i] = from[i * n_columns + j];
 }
 
-static struct kern_tree tree_of(const struct encode_unit *u, enum tree_index which)
-{
-    const struct profile_tree *tree = &u->loop.stream->tree[which];
-
-    return (struct kern_tree){ tree->scale, tree->base, tree->fine };
-}
-
 /* What predictions leave of each token, whether they are used or not. */
 static void note_energies(struct dpq_codec *c, const float *y, const float *leak,
                           struct encode_unit *u)
@@ -48,8 +41,7 @@ static void note_energies(struct dpq_codec *c, const float *y, const float *leak
     c->kern.squares(y, c->p, KERN_TOKENS, d, u->rest);
 }
 
-/* Frames and gains, of what the loop found. What is too large for a gain is raw, and counts as
- * zero. */
+/* Frames and gains, of what the loop found. */
 static void note_tokens(const struct dpq_codec *c, const struct kern_mask *predicted,
                         const int32_t gain[KERN_TOKENS], uint32_t group, struct encode_unit *u)
 {
@@ -57,10 +49,7 @@ static void note_tokens(const struct dpq_codec *c, const struct kern_mask *predi
         u->loop.frame[t] = kern_mask_has(predicted, t) ? FRAME_PREDICTED : FRAME_INTRA;
         if (t % group == 0)
             u->loop.frame[t] = FRAME_KEY;
-        if (gain[t] >= GAIN_CODES)
-            encode_set_token(u->raw[RAW_INPUT], t);
-        u->gain_code[t] = gain[t] >= GAIN_CODES ? 0 : (uint8_t)gain[t];
-        u->loop.gain[t] = c->gain[u->gain_code[t]];
+        encode_note_gain(c, u, t, gain[t]);
     }
     loop_count_predicted(&u->loop);
 }
@@ -76,16 +65,15 @@ static void close_loop(struct dpq_codec *c, const float *y, uint32_t group, stru
     struct kern_loop loop = {
         .n_subspaces = c->profile->geometry.head_dim / stream->dsub,
         .dsub = stream->dsub,
-        .intra = tree_of(u, TREE_INTRA),
-        .delta = tree_of(u, TREE_DELTA),
+        .intra = loop_tree(stream, TREE_INTRA),
+        .delta = loop_tree(stream, TREE_DELTA),
         .strict = stream->strict && !u->is_better,
         .leak = leak,
         .gain = c->gain,
         .inverse_gain = c->inverse_gain,
     };
 
-    for (size_t m = 0; m < loop.n_subspaces; m++)
-        leak[m] = (float)stream->leak[m] * LOOP_LEAK_UNIT;
+    loop_leaks(stream, loop.n_subspaces, leak);
     for (uint32_t t = 0; t < KERN_TOKENS; t++)
         loop.may_predict.bits[t / 64] |= (uint64_t)(t % group != 0) << t % 64;
     c->kern.search_loop(&loop, y, &predicted, gain, ret_parent, c->q, c->rows[PLANE_BASE]);

@@ -52,17 +52,13 @@ static void compare_prediction(struct dpq_codec *c, struct encode_unit *u)
     }
 }
 
-/* What is too large for a gain is raw and counts as zero. */
 static void encode_gains(struct dpq_codec *c, struct encode_unit *u, float inverse[KERN_TOKENS])
 {
     int32_t code[KERN_TOKENS];
 
     c->kern.gains(c->y, c->profile->geometry.head_dim, u->coded, code);
     for (uint32_t t = 0; t < KERN_TOKENS; t++) {
-        if (code[t] >= GAIN_CODES)
-            encode_set_token(u->raw[RAW_INPUT], t);
-        u->gain_code[t] = code[t] <= 0 || code[t] >= GAIN_CODES ? 0 : (uint8_t)code[t];
-        u->loop.gain[t] = c->gain[u->gain_code[t]];
+        encode_note_gain(c, u, t, code[t]);
         inverse[t] = c->inverse_gain[u->gain_code[t]];
     }
 }

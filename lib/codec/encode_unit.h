@@ -157,6 +157,17 @@ static inline void encode_set_token(uint64_t tokens[2], uint32_t t)
     tokens[t / 64] |= (uint64_t)1 << t % 64;
 }
 
+/** encode_note_gain() - a token's, by its code as kernels give it. What is too large for a gain is
+ * raw, and counts as zero */
+static inline void encode_note_gain(const struct dpq_codec *codec, struct encode_unit *unit,
+                                    uint32_t t, int32_t code)
+{
+    if (code >= GAIN_CODES)
+        encode_set_token(unit->raw[RAW_INPUT], t);
+    unit->gain_code[t] = code >= GAIN_CODES ? 0 : (uint8_t)code;
+    unit->loop.gain[t] = codec->gain[unit->gain_code[t]];
+}
+
 static inline bool encode_has_token(const uint64_t tokens[2], uint32_t t)
 {
     return tokens[t / 64] >> t % 64 & 1;

@@ -45,9 +45,10 @@ void loop_decode_plane(const struct kern *k, const struct loop_unit *u, uint32_t
                 ret_y[i * KERN_TOKENS + t] = other[i * KERN_TOKENS + t];
 }
 
-static struct kern_tree kern_tree_of(const struct profile_tree *tree)
+void loop_leaks(const struct profile_stream *stream, size_t n_subspaces, float *ret_leak)
 {
-    return (struct kern_tree){ tree->scale, tree->base, tree->fine };
+    for (size_t m = 0; m < n_subspaces; m++)
+        ret_leak[m] = (float)stream->leak[m] * LOOP_LEAK_UNIT;
 }
 
 void loop_decode_rows(struct dpq_codec *codec, const struct loop_unit *u, const uint8_t *base_panel,
@@ -60,15 +61,14 @@ void loop_decode_rows(struct dpq_codec *codec, const struct loop_unit *u, const 
         .n_subspaces = codec->profile->geometry.head_dim / u->stream->dsub,
         .dsub = u->stream->dsub,
         .gain = u->gain,
-        .intra = kern_tree_of(&u->stream->tree[TREE_INTRA]),
-        .delta = kern_tree_of(&u->stream->tree[TREE_DELTA]),
+        .intra = loop_tree(u->stream, TREE_INTRA),
+        .delta = loop_tree(u->stream, TREE_DELTA),
     };
 
     for (uint32_t t = 0; t < KERN_TOKENS; t++)
         panel.predicted.bits[t / 64] |= (uint64_t)loop_is_predicted(u, t) << t % 64;
     if (u->reference == REFERENCE_TEMPORAL) {
-        for (size_t m = 0; m < panel.n_subspaces; m++)
-            leak[m] = (float)u->stream->leak[m] * LOOP_LEAK_UNIT;
+        loop_leaks(u->stream, panel.n_subspaces, leak);
         panel.leak = leak;
     }
     codec->kern.decode_rows(&panel, base_wanted || !fine_panel ? codec->rows[PLANE_BASE] : NULL,

@@ -29,6 +29,16 @@ static inline bool loop_is_predicted(const struct loop_unit *u, uint32_t t)
     return u->frame[t] == FRAME_PREDICTED || u->frame[t] == FRAME_ESCAPE;
 }
 
+static inline struct kern_tree loop_tree(const struct profile_stream *stream, enum tree_index which)
+{
+    const struct profile_tree *tree = &stream->tree[which];
+
+    return (struct kern_tree){ tree->scale, tree->base, tree->fine };
+}
+
+/** loop_leaks() - a temporal stream's, of each subspace, as numbers */
+void loop_leaks(const struct profile_stream *stream, size_t n_subspaces, float *ret_leak);
+
 /** loop_frame_by_rule() - the frame kind of a token where none is stored */
 uint8_t loop_frame_by_rule(uint32_t reference, uint32_t group_log2, uint32_t t);
 
