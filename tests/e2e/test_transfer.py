@@ -361,18 +361,23 @@ def test_bad_files_are_refused_by_name(target, short_file, tmp_path):
     run("import", target.grpc_path, tmp_path / "none", code=4)
 
 
+def parts_of(path, client):
+    """Of a file with one sequence: its bytes; the header with the sequence's record; each tile's record."""
+    from deltapq.transfer import open_file
+    file, found = open_file(client.library, str(path))
+    file.close()
+    good, sequence = path.read_bytes(), found.sequences[0]
+    return (good, good[:16] + good[sequence.offset:sequence.offset + sequence.n_bytes],
+            [good[at:at + n] for _, at, n in sequence.parts])
+
+
 def test_a_silent_import_ends(make_daemon, short_file, client, profile):
     """The beginning of a file, and then nothing: what came is not held for ever, and the rest can be sent."""
     import threading
 
     import grpc
-    from deltapq.transfer import open_file
     from deltapq.v1 import kv_cache_pb2 as kv
-    file, found = open_file(client.library, str(short_file))
-    file.close()
-    good, sequence = short_file.read_bytes(), found.sequences[0]
-    head = good[:16] + good[sequence.offset:sequence.offset + sequence.n_bytes]
-    tiles = [good[at:at + n] for _, at, n in sequence.parts]
+    _, head, tiles = parts_of(short_file, client)
     over = threading.Event()
 
     def requests():
@@ -393,13 +398,8 @@ def test_a_silent_import_ends(make_daemon, short_file, client, profile):
 
 def test_a_daemon_distrusts_what_a_client_has_let_through(target, short_file, client, profile):
     """The stream itself: without a profile, damaged, cut, out of order, and that nothing is left of it."""
-    from deltapq.transfer import open_file
     from deltapq.v1 import kv_cache_pb2 as kv
-    file, found = open_file(client.library, str(short_file))
-    file.close()
-    good, sequence = short_file.read_bytes(), found.sequences[0]
-    head = good[:16] + good[sequence.offset:sequence.offset + sequence.n_bytes]
-    tiles = [good[at:at + n] for _, at, n in sequence.parts]
+    good, head, tiles = parts_of(short_file, client)
 
     with client_of(target) as there:
         def refused(reason, *data):

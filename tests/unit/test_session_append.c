@@ -3,21 +3,6 @@
 
 #include "tests/unit/session_fixture.h"
 
-static void assert_same_tiles(struct fixture *f, uint64_t a, uint64_t b, size_t n_tiles)
-{
-    for (size_t i = 0; i < n_tiles; i++) {
-        struct store_object base[2], fine[2];
-
-        stored(f, a, i, &base[0], &fine[0]);
-        stored(f, b, i, &base[1], &fine[1]);
-        assert_int_equal(base[0].n_bytes, base[1].n_bytes);
-        assert_memory_equal(base[0].bytes, base[1].bytes, base[0].n_bytes);
-        assert_int_equal(fine[0].n_bytes, fine[1].n_bytes);
-        assert_memory_equal(fine[0].bytes, fine[1].bytes, fine[0].n_bytes);
-        assert_ptr_not_equal(base[0].bytes, base[1].bytes);
-    }
-}
-
 static void test_splits(void **state)
 {
     static const uint32_t SPLITS[] = { 1, 2, 5, 119, 1, 127, 1, 129, 255, 60 };

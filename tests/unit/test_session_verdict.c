@@ -266,7 +266,6 @@ static void test_refused_half_way(void **state)
 {
     struct fixture *f = *state;
     float *good = make_input(1), *x = make_input(2), was = x[700 * ROW_NUMBERS];
-    struct store_object base[2], fine[2];
     struct session_append op;
     uint8_t id[32];
     uint64_t a, b;
@@ -288,14 +287,7 @@ static void test_refused_half_way(void **state)
     append_rows(f, a, x, 0, N_TOKENS, NULL);
     for (uint32_t t = 0; t < N_TOKENS; t += DPQ_TILE_TOKENS)
         append_rows(f, b, x, t, DPQ_TILE_TOKENS, NULL);
-    for (size_t i = 0; i < N_TOKENS / DPQ_TILE_TOKENS; i++) {
-        stored(f, a, i, &base[0], &fine[0]);
-        stored(f, b, i, &base[1], &fine[1]);
-        assert_int_equal(base[0].n_bytes, base[1].n_bytes);
-        assert_memory_equal(base[0].bytes, base[1].bytes, base[0].n_bytes);
-        assert_int_equal(fine[0].n_bytes, fine[1].n_bytes);
-        assert_memory_equal(fine[0].bytes, fine[1].bytes, fine[0].n_bytes);
-    }
+    assert_same_tiles(f, a, b, N_TOKENS / DPQ_TILE_TOKENS);
     free(good);
     free(x);
 }
