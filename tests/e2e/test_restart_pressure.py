@@ -283,28 +283,30 @@ class Load:
             self.n_unseen += 1  # it was announced by a daemon that was killed at once
 
     def look(self, stubs, entry):
-        """("whole" | "cut" | "gone", tokens, generation), and the numbers are right."""
-        n = asked = entry.acked
-        try:
-            reply, got = read(self.api, stubs, entry.sequence, n)
-        except grpc.RpcError as error:
-            refusal = Refusal(self.api, error)
-            if refusal.code in AWAY:
-                raise
+        """("whole" | "cut" | "gone", tokens, generation), and the numbers are right. Whoever asks again, of what
+        is left, may find that cut, too, and a writer may have deleted it by then."""
+        n, refusal = entry.acked, None
+        while n:
+            try:
+                reply, got = read(self.api, stubs, entry.sequence, n)
+                break
+            except grpc.RpcError as error:
+                refusal = Refusal(self.api, error)
+                if refusal.code in AWAY:
+                    raise
             if refusal.reason == "SEQUENCE" or entry.deleted:
                 return "gone", 0, 0
             if refusal.reason != "EVICTED":
                 self.wrong.append(f"{n} tokens of {entry.sequence}: {refusal.reason}, {refusal.message}")
                 return "gone", 0, 0
             n = int(refusal.metadata["token"])
-            if not n:
-                return "cut", 0, 0
-            reply, got = read(self.api, stubs, entry.sequence, n)
+        else:
+            return "cut", 0, 0
         complaint = self.judge.complaint(entry.content, reply, got)
         if complaint:
             self.wrong.append(f"{n} tokens of {entry.sequence}: {complaint}")
         self.n_read += n
-        return "whole" if n == asked else "cut", n, reply.generation
+        return "cut" if refusal else "whole", n, reply.generation
 
     def _read(self):
         rng = random.Random(9)
@@ -314,8 +316,8 @@ class Load:
                 try:
                     if entries:
                         self._look_at(stubs, rng.choice(entries))
-                except grpc.RpcError as error:  # away; or cut once more between two reads
-                    if error.code() not in AWAY and Refusal(self.api, error).reason != "EVICTED":
+                except grpc.RpcError as error:
+                    if error.code() not in AWAY:
                         self.wrong.append(repr(error))
                 except BaseException as error:
                     self.wrong.append(repr(error))
