@@ -1,0 +1,38 @@
+#pragma once
+
+/* What both planes of kern_fp16.c need; include immintrin.h before. */
+
+#include "lib/kern/kern_words512.h"
+
+typedef _Float16 half;
+
+/* Each twice: a dword is broadcast by its load, a word is not. */
+struct half_gains {
+    uint32_t twice[KERN_TOKENS] KERN_ALIGNED;
+};
+
+KERN_INLINE void half_gains_set(struct half_gains *g, const float *gain)
+{
+    for (size_t t = 0; t < KERN_TOKENS; t += 16) {
+        __m512i v = _mm512_cvtepu16_epi32(_mm512_cvtps_ph(
+            _mm512_loadu_ps(gain + t), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+
+        _mm512_store_si512(g->twice + t, _mm512_or_si512(v, _mm512_slli_epi32(v, 16)));
+    }
+}
+
+static inline __m512i times(__m512i halves, __m512i by)
+{
+    return _mm512_castph_si512(_mm512_mul_ph(_mm512_castsi512_ph(halves), _mm512_castsi512_ph(by)));
+}
+
+static inline void round_scales(const float *scale, size_t n, half *ret_scale)
+{
+    for (size_t m = 0; m < n; m += 16) {
+        __mmask16 in = n - m < 16 ? (__mmask16)((1u << (n - m)) - 1) : 0xffff;
+
+        _mm256_mask_storeu_epi16(ret_scale + m, in,
+                                 _mm512_cvtps_ph(_mm512_maskz_loadu_ps(in, scale + m),
+                                                 _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    }
+}
