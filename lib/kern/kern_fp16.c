@@ -12,6 +12,7 @@
 #include <immintrin.h>
 
 #include "lib/kern/kern_fp16_base.h"
+#include "lib/kern/kern_fp16_fine.h"
 
 /* Those of v, the first 16 of n or fewer, that are not within least and most. */
 static inline __mmask16 beyond(const float *v, size_t n, float least, float most)
@@ -48,44 +49,6 @@ static bool fit(const struct kern_panel *p)
            (mask_count(&p->predicted) == KERN_TOKENS ||
             fit_scales(p->intra.scale, p->n_subspaces)) &&
            (!mask_count(&p->predicted) || fit_scales(p->delta.scale, p->n_subspaces));
-}
-
-static inline __m512h gain_of(const struct half_gains *g, size_t t)
-{
-    return _mm512_castsi512_ph(_mm512_set1_epi32((int)g->twice[t]));
-}
-
-static void half_row(const int8_t *words, size_t d, const half *scale, __m512h gain, char *row,
-                     bool around)
-{
-    for (size_t i = 0; i < d; i += 32, words += 2 * CHUNK_BYTES) {
-        const int8_t *next = d - i < 32 ? words : words + CHUNK_BYTES; /* twice: not stored */
-        __m512i word = _mm512_cvtepi8_epi16(_mm256_set_m128i(load_128(next), load_128(words)));
-        __m512h y = _mm512_mul_ph(_mm512_cvtepi16_ph(word), _mm512_loadu_ph(scale + i));
-
-        put_halves(_mm512_castph_si512(_mm512_mul_ph(y, gain)), row, i, d, around);
-    }
-}
-
-static void two_planes(const struct kern_panel *panel, char *rows, ptrdiff_t stride, bool cold)
-{
-    size_t d = panel->n_subspaces * panel->dsub;
-    half scale[2][KERN_MAX_DIM] KERN_ALIGNED = { { 0 } };
-    struct half_gains gains;
-    struct panel_words w;
-
-    half_gains_set(&gains, panel->gain);
-    panel_words_set(&w, LOOK_UP_512, panel, false);
-    if (mask_count(&panel->predicted) < KERN_TOKENS)
-        round_scales(w.scale[0], d, scale[0]);
-    if (mask_count(&panel->predicted))
-        round_scales(w.scale[1], d, scale[1]);
-    for (size_t t = 0; t < KERN_TOKENS; t++) {
-        char *row = rows + (ptrdiff_t)t * stride;
-
-        half_row(w.fine + slot_512(t) * KERN_CHUNK, d, scale[kern_mask_has(&panel->predicted, t)],
-                 gain_of(&gains, t), row, is_around(row, cold));
-    }
 }
 
 static DECL_KERN_DECODE_HALF(decode_half_fp16)

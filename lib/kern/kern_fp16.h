@@ -26,13 +26,28 @@ static inline __m512i times(__m512i halves, __m512i by)
     return _mm512_castph_si512(_mm512_mul_ph(_mm512_castsi512_ph(halves), _mm512_castsi512_ph(by)));
 }
 
-static inline void round_scales(const float *scale, size_t n, half *ret_scale)
+static inline void round_halves(const float *v, size_t n, half *ret)
 {
     for (size_t m = 0; m < n; m += 16) {
         __mmask16 in = n - m < 16 ? (__mmask16)((1u << (n - m)) - 1) : 0xffff;
 
-        _mm256_mask_storeu_epi16(ret_scale + m, in,
-                                 _mm512_cvtps_ph(_mm512_maskz_loadu_ps(in, scale + m),
+        _mm256_mask_storeu_epi16(ret + m, in,
+                                 _mm512_cvtps_ph(_mm512_maskz_loadu_ps(in, v + m),
                                                  _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     }
+}
+
+/* 32 words as halves. */
+static inline __m512i halves_of_words(const int8_t *words)
+{
+    __m512i w = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)words));
+
+    return _mm512_castph_si512(_mm512_cvtepi16_ph(w));
+}
+
+/* A panel's, when they are as cold as the rows: all at once, not chunk by chunk. */
+static inline void prefetch_lines(const uint8_t *line, size_t n)
+{
+    for (size_t m = 0; m < n; m++)
+        __builtin_prefetch(line + m * KERN_LINE);
 }

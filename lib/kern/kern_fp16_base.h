@@ -41,13 +41,9 @@ struct base_plane {
     size_t d;
 };
 
-/* Words 32 bytes at a time, times scale. */
 static inline __m512i scaled_halves(const int8_t *words, half scale)
 {
-    __m512i w = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)words));
-
-    return times(_mm512_castph_si512(_mm512_cvtepi16_ph(w)),
-                 _mm512_castph_si512(_mm512_set1_ph(scale)));
+    return times(halves_of_words(words), _mm512_castph_si512(_mm512_set1_ph(scale)));
 }
 
 static void pairs_set(struct pair_tables *t, const struct kern_tree *tree, size_t n_subspaces,
@@ -57,7 +53,7 @@ static void pairs_set(struct pair_tables *t, const struct kern_tree *tree, size_
     __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
     half scale[KERN_MAX_SUBSPACES] KERN_ALIGNED;
 
-    round_scales(tree->scale, n_subspaces, scale);
+    round_halves(tree->scale, n_subspaces, scale);
     for (size_t m = 0; m < n_subspaces; m++) {
         const int8_t *words = tree->base + m * KERN_WORDS * dsub;
         __m512i a = scaled_halves(words, scale[m]), b;
@@ -207,6 +203,8 @@ static void base_plane(const struct kern_panel *p, char *rows, ptrdiff_t stride,
     b.rows = rows;
     b.stride = stride;
     b.d = d;
+    if (cold)
+        prefetch_lines(p->base, p->n_subspaces);
     half_gains_set(&b.gains, p->gain);
     if (n_predicted < KERN_TOKENS)
         pairs_set(&b.tables[0], &p->intra, p->n_subspaces, p->dsub);
