@@ -50,6 +50,7 @@ struct verdict_stream {
 struct verdict_book {
     uint32_t n_streams, n_kv_heads;
     struct risk_rules rules;
+    struct kern kern;
     struct verdict_stream streams[];
 };
 
@@ -119,6 +120,7 @@ int verdict_book_new(const struct dpq_profile *profile, struct verdict_book **re
     book->n_streams = n;
     book->n_kv_heads = g->n_kv_heads;
     book->rules = RISK_RULES;
+    kern_init(&book->kern, kern_cpu_detect());
     if (risk_audit_parse(bytes, n_bytes, n, rows, &n_rows) || n_rows != n ||
         !read_rows(book, rows, g->head_dim))
         book = verdict_book_free(book);
@@ -308,8 +310,9 @@ static bool measured(void *user, uint32_t i, const struct tile_energies *energie
         *course = (struct risk_course){ 0 };
         return false;
     }
-    risk_tile_step(&desk->monitors[i], &desk->book->rules, &s->calibration, energies->x2,
-                   energies->d2, energies->e2, energies->part, desk->before[i], course);
+    risk_tile_step(&desk->monitors[i], &desk->book->kern, &desk->book->rules, &s->calibration,
+                   energies->x2, energies->d2, energies->e2, energies->part, desk->before[i],
+                   course);
     for (uint32_t group = 1; group <= RISK_TILE_GROUPS; group++)
         is_green = is_green && course->zone[group] == RISK_GREEN;
     return !is_green && is_worth_bits(desk, i);

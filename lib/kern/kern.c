@@ -29,10 +29,12 @@ void kern_init(struct kern *k, unsigned cpu)
         return;
     kern_init_avx2(k);
     kern_init_avx2_rows(k);
+    kern_init_avx2_sums(k);
 #ifdef HAVE_KERN_AVX512
     if (!(cpu & KERN_CPU_AVX512))
         return;
     kern_init_avx512(k);
+    kern_init_avx512_sums(k);
 #ifdef HAVE_KERN_VNNI
     if (!(cpu & KERN_CPU_VNNI))
         return;

@@ -147,6 +147,45 @@ struct kern_turn {
 #define DECL_KERN_ADD_SQUARES(name) \
     void name(const float *a, const float *b, size_t n, float *ret_sum)
 
+enum {
+    KERN_GROUP = 32, /* tokens that a stream is metered by */
+    KERN_LANES = 8,  /* their sums: eight, of every eighth token's, then halves onto halves */
+    KERN_TOKEN_CODED = 0,
+    KERN_TOKEN_SINK = 3,
+};
+
+/**
+ * DECL_KERN_SUM_ENERGIES() - of a group's tokens but sinks
+ * @x2:    [32], finite
+ * @token: [32]
+ * @cap:   more of a token does not count
+ */
+#define DECL_KERN_SUM_ENERGIES(name) double name(const float *x2, const uint8_t *token, double cap)
+
+/* What a group of a stream is metered by: lib/risk/risk_meter.h, struct risk_group. */
+struct kern_meter {
+    double cap;           /* of a token's |e|² */
+    double per_tolerance; /* its ratio is |e|² times this */
+    double clip;          /* of a ratio, and of twice a ratio */
+    double stake;
+};
+
+struct kern_sums {
+    double d2, e2, d2d2, e2d2, e2e2; /* e2 is capped */
+    double first;                    /* of |d|, each an fp32 */
+    double excess;                   /* of twice the ratio, less 2 */
+    double payoff;                   /* product of 1 + stake * (ratio - 1) */
+};
+
+/**
+ * DECL_KERN_SUM_TOKENS() - of the coded ones of a group
+ * @d2, @e2: [32], finite
+ * @token:   [32]
+ */
+#define DECL_KERN_SUM_TOKENS(name) \
+    void name(const float *d2, const float *e2, const uint8_t *token, \
+              const struct kern_meter *meter, struct kern_sums *ret_sums)
+
 /* The codebooks of a stream. */
 struct kern_tree {
     const float *scale; /* [n_subspaces] */
@@ -241,6 +280,8 @@ typedef DECL_KERN_TAKE((*kern_take_fn));
 typedef DECL_KERN_GIVE((*kern_give_fn));
 typedef DECL_KERN_SQUARES((*kern_squares_fn));
 typedef DECL_KERN_ADD_SQUARES((*kern_add_squares_fn));
+typedef DECL_KERN_SUM_ENERGIES((*kern_sum_energies_fn));
+typedef DECL_KERN_SUM_TOKENS((*kern_sum_tokens_fn));
 typedef DECL_KERN_DECODE_ROWS((*kern_decode_rows_fn));
 typedef DECL_KERN_DECODE_HALF((*kern_decode_half_fn));
 typedef DECL_KERN_SEARCH_LOOP((*kern_search_loop_fn));
@@ -262,6 +303,8 @@ struct kern {
     kern_give_fn give[3];
     kern_squares_fn squares;
     kern_add_squares_fn add_squares;
+    kern_sum_energies_fn sum_energies;
+    kern_sum_tokens_fn sum_tokens;
     kern_decode_rows_fn decode_rows;
     kern_decode_half_fn decode_half;
     kern_search_loop_fn search_loop;
@@ -285,6 +328,8 @@ void kern_init(struct kern *k, unsigned cpu);
 void kern_init_c(struct kern *k);
 void kern_init_avx2(struct kern *k);
 void kern_init_avx2_rows(struct kern *k);
+void kern_init_avx2_sums(struct kern *k);
 void kern_init_avx512(struct kern *k);
+void kern_init_avx512_sums(struct kern *k);
 void kern_init_vnni(struct kern *k);
 void kern_init_fp16(struct kern *k);

@@ -1,5 +1,7 @@
 /* The portable table: the definitions, and half floats by bits. */
 
+#include <math.h>
+
 #include "lib/kern/kern_body.h"
 #include "lib/kern/kern_loop.h"
 
@@ -100,6 +102,64 @@ static DECL_KERN_SEARCH_LOOP(search_loop)
         search_loop_by(steps, loop, 4, y, ret_predicted, ret_gain, ret_code, ret_q, ret_base);
 }
 
+static double halves(const double l[KERN_LANES])
+{
+    return ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]));
+}
+
+static double halves_product(const double l[KERN_LANES])
+{
+    return ((l[0] * l[4]) * (l[2] * l[6])) * ((l[1] * l[5]) * (l[3] * l[7]));
+}
+
+static double lesser(double a, double b)
+{
+    return a < b ? a : b;
+}
+
+static DECL_KERN_SUM_ENERGIES(sum_energies)
+{
+    double sum[KERN_LANES] = { 0 };
+
+    for (size_t t = 0; t < KERN_GROUP; t++)
+        sum[t % KERN_LANES] += token[t] != KERN_TOKEN_SINK ? lesser((double)x2[t], cap) : 0;
+    return halves(sum);
+}
+
+static DECL_KERN_SUM_TOKENS(sum_tokens)
+{
+    double d2s[KERN_LANES] = { 0 }, e2s[KERN_LANES] = { 0 }, first[KERN_LANES] = { 0 };
+    double d2d2[KERN_LANES] = { 0 }, e2d2[KERN_LANES] = { 0 }, e2e2[KERN_LANES] = { 0 };
+    double excess[KERN_LANES] = { 0 }, payoff[KERN_LANES] = { 1, 1, 1, 1, 1, 1, 1, 1 };
+
+    for (size_t t = 0; t < KERN_GROUP; t++) {
+        size_t i = t % KERN_LANES;
+        double d = (double)d2[t], e = lesser((double)e2[t], meter->cap);
+        double ratio = (double)e2[t] * meter->per_tolerance;
+
+        if (token[t] != KERN_TOKEN_CODED)
+            continue;
+        d2s[i] += d;
+        e2s[i] += e;
+        d2d2[i] += d * d;
+        e2d2[i] += e * d;
+        e2e2[i] += e * e;
+        first[i] += (double)sqrtf(d2[t]);
+        excess[i] += lesser(ratio + ratio, meter->clip) - 2;
+        payoff[i] *= 1 + meter->stake * (lesser(ratio, meter->clip) - 1);
+    }
+    *ret_sums = (struct kern_sums){
+        .d2 = halves(d2s),
+        .e2 = halves(e2s),
+        .d2d2 = halves(d2d2),
+        .e2d2 = halves(e2d2),
+        .e2e2 = halves(e2e2),
+        .first = halves(first),
+        .excess = halves(excess),
+        .payoff = halves_product(payoff),
+    };
+}
+
 void kern_init_c(struct kern *k)
 {
     *k = (struct kern){
@@ -118,6 +178,8 @@ void kern_init_c(struct kern *k)
         .give = { give_f32, give_f16, give_bf16 },
         .squares = squares,
         .add_squares = add_squares,
+        .sum_energies = sum_energies,
+        .sum_tokens = sum_tokens,
         .decode_rows = decode_rows,
         .decode_half = decode_half,
         .search_loop = search_loop,

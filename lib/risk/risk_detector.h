@@ -36,7 +36,13 @@ static inline double risk_detector_payoff(double ratio, double stake)
  */
 static inline double risk_detector_step(double ln_m, double payoff, double top)
 {
-    return fmin(fmax(ln_m + log(payoff), 0), top);
+    double next;
+
+    if (!(ln_m > 0) && payoff <= 1) /* as on most days: staying at 0 takes no logarithm */
+        return 0;
+    next = ln_m + log(payoff);
+    next = next > 0 ? next : 0;
+    return next < top ? next : top;
 }
 
 /* What a token adds to the CUSUM; @ratio: |e|² over half D_tol, which calibration's mean is at
@@ -49,7 +55,7 @@ static inline double risk_detector_excess(double ratio)
 /* A sum of 20 is the alarm: 3 tokens after a jump, no bound on false ones. */
 static inline double risk_detector_cusum(double sum, double excess)
 {
-    return fmax(sum + excess, 0);
+    return sum + excess > 0 ? sum + excess : 0;
 }
 
 /* What the ratio E|d| / sqrt(E|d|²) was at calibration, and where ln S of the radial law with that

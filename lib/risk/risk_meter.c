@@ -13,8 +13,8 @@
 
 #include "lib/risk/risk_certificate.h"
 
-/* One token's energy counts as this times the mean at most. */
-static const double CAP = 16;
+_Static_assert((int)RISK_TOKEN_CODED == KERN_TOKEN_CODED && (int)RISK_TOKEN_SINK == KERN_TOKEN_SINK,
+               "kernels are given one as the other");
 
 /* A silent stream: means stay above this part of what calibration has, so that ratios exist. */
 static const double FLOOR = 1e-9;
@@ -55,22 +55,97 @@ void risk_monitor_init(struct risk_monitor *monitor, const struct risk_calibrati
     risk_zone_init(&monitor->zone);
 }
 
+static inline double greater(double a, double b)
+{
+    return a > b ? a : b;
+}
+
+static inline double lesser(double a, double b)
+{
+    return a < b ? a : b;
+}
+
 void risk_group_begin(const struct risk_meter *meter, struct risk_group *ret_group)
 {
-    memset(ret_group, 0, sizeof(*ret_group));
-    ret_group->energy_cap = CAP * meter->energy;
-    ret_group->payoff = 1;
+    *ret_group = (struct risk_group){ .energy_cap = RISK_CAP * meter->energy, .sums.payoff = 1 };
 }
 
-/* 1 - (1 - rate)^n */
+static bool are_all_coded(const uint8_t *token)
+{
+    uint64_t words[KERN_GROUP / 8];
+
+    memcpy(words, token, sizeof(words));
+    return !(words[0] | words[1] | words[2] | words[3]);
+}
+
+/* Of a kind below 4: eight bytes at a time, each counting for itself. */
+static uint32_t count(const uint8_t *token, uint8_t kind)
+{
+    static const uint64_t ONES = 0x0101010101010101;
+    uint64_t n = 0;
+
+    for (int t = 0; t < KERN_GROUP; t += 8) {
+        uint64_t differs;
+
+        memcpy(&differs, token + t, sizeof(differs));
+        differs ^= ONES * kind;
+        n += ONES - ((differs | differs >> 1) & ONES);
+    }
+    return (uint32_t)(n * ONES >> 56);
+}
+
+void risk_group_energies(struct risk_group *g, const struct kern *kern, const float *x2,
+                         const uint8_t *token)
+{
+    g->n = KERN_GROUP;
+    if (!are_all_coded(token))
+        g->n -= count(token, RISK_TOKEN_SINK);
+    g->x2 = kern->sum_energies(x2, token, g->energy_cap);
+}
+
+void risk_group_tokens(struct risk_group *g, const struct kern *kern, const float *d2,
+                       const float *e2, const uint8_t *token)
+{
+    struct kern_meter meter = {
+        .cap = RISK_CAP * g->tolerance,
+        .per_tolerance = g->per_tolerance,
+        .clip = RISK_DETECTOR_CLIP,
+        .stake = g->stake,
+    };
+
+    kern->sum_tokens(d2, e2, token, &meter, &g->sums);
+    g->n_coded = KERN_GROUP;
+    if (are_all_coded(token))
+        return;
+    g->n_coded = count(token, RISK_TOKEN_CODED);
+    g->n_escaped = count(token, RISK_TOKEN_ESCAPED);
+}
+
+/* 1 - (1 - rate)^n, by multiplications: libm's ways to it are slower, and not the same on every
+ * machine. A whole group's in a straight line, the others to the same bits. */
 static double weight(double rate, uint32_t n)
 {
-    return n == 1 ? rate : -expm1(n * log1p(-rate));
+    double power = 1 - rate, kept = 1;
+
+    if (n == 1)
+        return rate;
+    if (n == KERN_GROUP) {
+        for (uint32_t i = 1; i < KERN_GROUP; i *= 2)
+            power *= power;
+        return 1 - power;
+    }
+    for (; n; n /= 2) {
+        if (n % 2)
+            kept *= power;
+        power *= power;
+    }
+    return 1 - kept;
 }
 
-static void step(double *mean, double weight, double sum, uint32_t n)
+/* @per_n: 1 / n */
+static void step(double *mean, double weight, double sum, double per_n)
 {
-    *mean += weight * (sum / n - *mean);
+    *mean += weight * (sum * per_n - *mean);
 }
 
 double risk_meter_tolerance(struct risk_meter *meter, const struct risk_rules *rules,
@@ -79,8 +154,8 @@ double risk_meter_tolerance(struct risk_meter *meter, const struct risk_rules *r
     double scale = 1;
 
     if (group->n)
-        step(&meter->energy, weight(rules->rate, group->n), group->x2, group->n);
-    meter->energy = fmax(meter->energy, FLOOR * calibration->energy);
+        step(&meter->energy, weight(rules->rate, group->n), group->x2, 1. / group->n);
+    meter->energy = greater(meter->energy, FLOOR * calibration->energy);
     if (calibration->relative)
         scale = meter->energy / calibration->energy;
     group->tolerance = calibration->tolerance * scale;
@@ -93,43 +168,47 @@ double risk_meter_tolerance(struct risk_meter *meter, const struct risk_rules *r
 static void step_coded(struct risk_meter *m, const struct risk_rules *rules,
                        const struct risk_calibration *c, const struct risk_group *g)
 {
-    double w = weight(rules->rate, g->n_coded), gamma, square;
+    double w = weight(rules->rate, g->n_coded), per_n = 1. / g->n_coded, gamma, square;
 
-    step(&m->residual, w, g->d2, g->n_coded);
-    m->residual = fmax(m->residual, FLOOR * c->residual);
-    step(&m->error, w, g->e2, g->n_coded);
-    step(&m->first, w, g->first, g->n_coded);
-    step(&m->loop, w, g->loop, g->n_coded);
+    step(&m->residual, w, g->sums.d2, per_n);
+    m->residual = greater(m->residual, FLOOR * c->residual);
+    step(&m->error, w, g->sums.e2, per_n);
+    step(&m->first, w, g->sums.first, per_n);
+    step(&m->loop, w, g->loop, per_n);
     gamma = m->error / m->residual;
-    square = g->e2e2 - 2 * gamma * g->e2d2 + gamma * gamma * g->d2d2;
-    step(&m->square, w, fmax(square, 0), g->n_coded);
-    m->ln_m = risk_detector_step(m->ln_m, g->payoff, rules->top);
-    m->cusum = fmin(risk_detector_cusum(m->cusum, g->excess), rules->cusum_max);
+    square = g->sums.e2e2 - 2 * gamma * g->sums.e2d2 + gamma * gamma * g->sums.d2d2;
+    step(&m->square, w, greater(square, 0), per_n);
+    m->ln_m = risk_detector_step(m->ln_m, g->sums.payoff, rules->top);
+    m->cusum = lesser(risk_detector_cusum(m->cusum, g->sums.excess), rules->cusum_max);
 }
 
 static double below_red(double component)
 {
-    return fmin(component, BELOW_RED);
+    return lesser(component, BELOW_RED);
 }
 
 static void measure(const struct risk_meter *m, const struct risk_rules *rules,
                     const struct risk_calibration *c, const struct risk_group *g, double gain,
                     double component[RISK_N_CAUSES])
 {
-    double gamma =
-        risk_certificate_ewma_limit(m->error, m->residual, m->square, rules->rate, rules->z);
-
     memset(component, 0, RISK_N_CAUSES * sizeof(*component));
-    component[RISK_CAUSE_STABILITY] = gain > 0 ? gamma * gain / rules->kappa_max : 0;
-    component[RISK_CAUSE_PERFORMANCE] = m->error / g->tolerance;
-    component[RISK_CAUSE_ESCAPE] = m->escapes / rules->escape_max;
-    component[RISK_CAUSE_DETECTOR] = m->ln_m / rules->top;
-    component[RISK_CAUSE_MODEL] = below_red(YELLOW * m->error / g->model);
+    if (gain > 0)
+        component[RISK_CAUSE_STABILITY] =
+            risk_certificate_ewma_limit(m->error, m->residual, m->square, rules->rate, rules->z) *
+            gain / rules->kappa_max;
+    component[RISK_CAUSE_PERFORMANCE] = m->error * g->per_tolerance;
+    if (m->escapes > 0)
+        component[RISK_CAUSE_ESCAPE] = m->escapes / rules->escape_max;
+    if (m->ln_m > 0)
+        component[RISK_CAUSE_DETECTOR] = m->ln_m / rules->top;
+    if (g->model < INFINITY)
+        component[RISK_CAUSE_MODEL] = below_red(YELLOW * m->error / g->model);
     if (c->kappa_l > DIRECTION_MAX)
         component[RISK_CAUSE_DIRECTION] = c->kappa_l / DIRECTION_MAX;
-    component[RISK_CAUSE_CUSUM] = below_red(YELLOW * m->cusum / rules->cusum_max);
+    if (m->cusum > 0)
+        component[RISK_CAUSE_CUSUM] = below_red(YELLOW * m->cusum / rules->cusum_max);
     component[RISK_CAUSE_DRIFT] =
-        fmin(YELLOW * risk_detector_drift(&c->drift, m->first, m->residual), BELOW_HOLD);
+        lesser(YELLOW * risk_detector_drift(&c->drift, m->first, m->residual), BELOW_HOLD);
     component[RISK_CAUSE_REPORT] = m->report;
 }
 
@@ -141,10 +220,11 @@ void risk_meter_step(struct risk_meter *meter, const struct risk_rules *rules,
 
     if (group->n_coded)
         step_coded(meter, rules, calibration, group);
-    if (group->n) {
-        step(&meter->escapes, weight(rules->rate_escape, group->n), group->n_escaped, group->n);
+    if (group->n_escaped || (group->n && meter->escapes > 0))
+        step(&meter->escapes, weight(rules->rate_escape, group->n), group->n_escaped,
+             1. / group->n);
+    if (group->n && meter->report > 0)
         meter->report *= 1 - weight(rules->rate, group->n);
-    }
     if (reference_error > 0)
         gain = meter->loop / reference_error;
     measure(meter, rules, calibration, group, gain, ret_level->component);

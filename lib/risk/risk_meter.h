@@ -24,9 +24,9 @@
  * (policy.py); with more, means step at once, caps are those that the group began with, and the
  * detectors may be later by as many tokens. The same groups in the same order give the same bits.
  *
- *   risk_group_begin()      -> risk_group_energy() for each token
- *   risk_meter_tolerance()  -> the encoder decides, risk_group_coded() or _escaped() for each token
- *   risk_monitor_step()     -> μ, cause, zone
+ *   risk_group_begin()      -> risk_group_energy() for each token, or risk_group_energies() of 32
+ *   risk_meter_tolerance()  -> the encoder decides, risk_group_coded() or _escaped() for each
+ * token, or risk_group_tokens() for 32 risk_monitor_step()     -> μ, cause, zone
  *
  * All state of a stream is struct risk_monitor. Thread: one at a time for each monitor.
  */
@@ -35,6 +35,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "lib/kern/kern.h"
 #include "lib/risk/risk_detector.h"
 #include "lib/risk/risk_zone.h"
 
@@ -109,16 +110,25 @@ _Static_assert(sizeof(struct risk_monitor) <= 96, "issue 6.1: memory of each str
 /** risk_monitor_init() - as calibration has it, Green */
 void risk_monitor_init(struct risk_monitor *monitor, const struct risk_calibration *calibration);
 
+/* One token's energy counts as this times the mean at most, its error as this times D_tol. */
+#define RISK_CAP 16.
+
 /* --- a group --------------------------------------------------------------------------------- */
+
+enum risk_token {
+    RISK_TOKEN_CODED,
+    RISK_TOKEN_KEY,     /* without a prediction, as the grid has it: only its energy counts */
+    RISK_TOKEN_ESCAPED, /* stored raw for its error */
+    RISK_TOKEN_SINK,    /* raw whatever it is: not looked at */
+};
 
 struct risk_group {
     uint32_t n, n_coded, n_escaped; /* tokens */
     double energy_cap;              /* of one token's |x|² */
     double tolerance, model, stake; /* of one token */
     double per_tolerance;           /* 1 / D_tol */
-    double x2, d2, e2;              /* sums; one token's e2 is capped at 16 D_tol */
-    double d2d2, e2d2, e2e2, first; /* sums; first: of |d| */
-    double loop, excess, payoff;    /* payoff: a product */
+    double x2, loop;                /* sums */
+    struct kern_sums sums;          /* one token's e2 is capped at 16 D_tol */
 };
 
 /** risk_group_begin() - empty */
@@ -130,6 +140,16 @@ static inline void risk_group_energy(struct risk_group *group, double x2)
     group->n++;
     group->x2 += x2 < group->energy_cap ? x2 : group->energy_cap;
 }
+
+/**
+ * risk_group_energies() - of KERN_GROUP tokens, for all but sinks, instead of one by one
+ * @x2:    finite
+ * @token: enum risk_token
+ *
+ * Sums are the same but for the order of additions: kern.h has it.
+ */
+void risk_group_energies(struct risk_group *group, const struct kern *kern, const float *x2,
+                         const uint8_t *token);
 
 /**
  * risk_meter_tolerance() - the group's energy is complete: D_tol for its tokens
@@ -147,18 +167,18 @@ double risk_meter_tolerance(struct risk_meter *meter, const struct risk_rules *r
  */
 static inline void risk_group_coded(struct risk_group *g, double d2, double e2, double loop)
 {
-    double cap = 16 * g->tolerance, capped = e2 < cap ? e2 : cap;
+    double cap = RISK_CAP * g->tolerance, capped = e2 < cap ? e2 : cap;
 
     g->n_coded++;
-    g->d2 += d2;
-    g->e2 += capped;
-    g->d2d2 += d2 * d2;
-    g->e2d2 += capped * d2;
-    g->e2e2 += capped * capped;
-    g->first += sqrt(d2);
+    g->sums.d2 += d2;
+    g->sums.e2 += capped;
+    g->sums.d2d2 += d2 * d2;
+    g->sums.e2d2 += capped * d2;
+    g->sums.e2e2 += capped * capped;
+    g->sums.first += sqrt(d2);
     g->loop += loop;
-    g->payoff *= risk_detector_payoff(e2 * g->per_tolerance, g->stake);
-    g->excess += risk_detector_excess(2 * e2 * g->per_tolerance);
+    g->sums.payoff *= risk_detector_payoff(e2 * g->per_tolerance, g->stake);
+    g->sums.excess += risk_detector_excess(2 * e2 * g->per_tolerance);
 }
 
 /* A token stored raw for its error. Keys are neither coded nor escaped. */
@@ -166,6 +186,11 @@ static inline void risk_group_escaped(struct risk_group *group)
 {
     group->n_escaped++;
 }
+
+/** risk_group_tokens() - all that is coded or escaped of KERN_GROUP tokens, likewise; loop is 0
+ * @d2, @e2: finite */
+void risk_group_tokens(struct risk_group *group, const struct kern *kern, const float *d2,
+                       const float *e2, const uint8_t *token);
 
 /* --- the level ------------------------------------------------------------------------------- */
 

@@ -39,7 +39,8 @@ static float get_float(const uint8_t *bytes, size_t i)
 /* To nearest even; what is not 0 does not become 0. */
 static void put_float(uint8_t *bytes, size_t i, double v)
 {
-    float f = (float)fmin(fmax(v, -(double)LARGEST), (double)LARGEST);
+    double limited = v > -(double)LARGEST ? v : -(double)LARGEST;
+    float f = (float)(limited < (double)LARGEST ? limited : (double)LARGEST);
     uint32_t bits;
     uint16_t half;
 
@@ -65,6 +66,7 @@ void risk_monitor_pack(struct risk_monitor *monitor, uint8_t ret_bytes[RISK_MONI
     uint16_t count = z->zone == RISK_GREEN ? z->green : z->calm;
     uint16_t state = (uint16_t)(z->dwell | z->zone << ZONE_SHIFT | z->reset << RESET_SHIFT);
 
+#pragma GCC unroll 1
     for (size_t i = 0; i < N_MEANS; i++) {
         double v;
 

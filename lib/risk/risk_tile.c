@@ -21,26 +21,10 @@ void risk_input_apply(const struct risk_input *input, struct risk_monitor *monit
         monitor->zone.reset = 1;
 }
 
-static void sum_group(struct risk_meter *meter, const struct risk_rules *rules,
-                      const struct risk_calibration *calibration, const float *x2, const float *d2,
-                      const float *e2, const uint8_t *token, struct risk_group *ret_group)
-{
-    risk_group_begin(meter, ret_group);
-    for (uint32_t t = 0; t < RISK_TILE_GROUP; t++)
-        if (token[t] != RISK_TOKEN_SINK)
-            risk_group_energy(ret_group, (double)x2[t]);
-    risk_meter_tolerance(meter, rules, calibration, ret_group);
-    for (uint32_t t = 0; t < RISK_TILE_GROUP; t++)
-        if (token[t] == RISK_TOKEN_CODED)
-            risk_group_coded(ret_group, (double)d2[t], (double)e2[t], 0);
-        else if (token[t] == RISK_TOKEN_ESCAPED)
-            risk_group_escaped(ret_group);
-}
-
-void risk_tile_step(struct risk_monitor *monitor, const struct risk_rules *rules,
-                    const struct risk_calibration *calibration, const float *x2, const float *d2,
-                    const float *e2, const uint8_t *token, uint8_t before,
-                    struct risk_course *ret_course)
+void risk_tile_step(struct risk_monitor *monitor, const struct kern *kern,
+                    const struct risk_rules *rules, const struct risk_calibration *calibration,
+                    const float *x2, const float *d2, const float *e2, const uint8_t *token,
+                    uint8_t before, struct risk_course *ret_course)
 {
     *ret_course = (struct risk_course){ .before = before, .was_reset = monitor->zone.reset };
     ret_course->zone[0] = monitor->zone.zone;
@@ -50,8 +34,10 @@ void risk_tile_step(struct risk_monitor *monitor, const struct risk_rules *rules
         struct risk_group group;
         struct risk_level level;
 
-        sum_group(&monitor->meter, rules, calibration, x2 + at, d2 + at, e2 + at, token + at,
-                  &group);
+        risk_group_begin(&monitor->meter, &group);
+        risk_group_energies(&group, kern, x2 + at, token + at);
+        risk_meter_tolerance(&monitor->meter, rules, calibration, &group);
+        risk_group_tokens(&group, kern, d2 + at, e2 + at, token + at);
         risk_monitor_step(monitor, rules, calibration, &group, 0, &level);
         ret_course->zone[i + 1] = monitor->zone.zone;
         ret_course->mu = (float)level.mu;

@@ -11,15 +11,8 @@
 
 enum {
     RISK_TILE_TOKENS = 128,
-    RISK_TILE_GROUP = 32, /* tokens that the means and the zone are stepped by */
+    RISK_TILE_GROUP = KERN_GROUP, /* tokens that the means and the zone are stepped by */
     RISK_TILE_GROUPS = RISK_TILE_TOKENS / RISK_TILE_GROUP,
-};
-
-enum risk_token {
-    RISK_TOKEN_CODED,
-    RISK_TOKEN_KEY,     /* without a prediction, as the grid has it: only its energy counts */
-    RISK_TOKEN_ESCAPED, /* stored raw for its error */
-    RISK_TOKEN_SINK,    /* raw whatever it is: not looked at */
 };
 
 /* What a worker or an operator has said about a stream since its last tile. */
@@ -51,11 +44,13 @@ struct risk_course {
 
 /**
  * risk_tile_step() - four groups, one after the other
- * @x2, @d2, @e2: [128] of |x|², of the loop's |d|² and of the |e|² that its base code leaves
+ * @kern:       any: all give the same bits
+ * @x2, @d2, @e2: [128], finite: of |x|², of the loop's |d|² and of the |e|² that its base code
+ * leaves
  * @token:        [128] of enum risk_token
  * @before:       zone at the end of the tile before, without inputs since
  */
-void risk_tile_step(struct risk_monitor *monitor, const struct risk_rules *rules,
-                    const struct risk_calibration *calibration, const float *x2, const float *d2,
-                    const float *e2, const uint8_t *token, uint8_t before,
-                    struct risk_course *ret_course);
+void risk_tile_step(struct risk_monitor *monitor, const struct kern *kern,
+                    const struct risk_rules *rules, const struct risk_calibration *calibration,
+                    const float *x2, const float *d2, const float *e2, const uint8_t *token,
+                    uint8_t before, struct risk_course *ret_course);

@@ -26,6 +26,7 @@ struct bench {
     struct risk_monitor *monitors;
     struct risk_calibration *calibrations;
     struct risk_rules rules;
+    struct kern kern;
     uint8_t bytes[RISK_MONITOR_BYTES];
     float seen; /* or sums that nobody looks at might not be made */
 };
@@ -85,9 +86,9 @@ static bool step(void *user, uint32_t stream, const struct tile_energies *energi
     struct bench *b = user;
     struct risk_course course;
 
-    risk_tile_step(&b->monitors[stream], &b->rules, &b->calibrations[stream], energies->x2,
-                   energies->d2, energies->e2, energies->part, b->monitors[stream].zone.zone,
-                   &course);
+    risk_tile_step(&b->monitors[stream], &b->kern, &b->rules, &b->calibrations[stream],
+                   energies->x2, energies->d2, energies->e2, energies->part,
+                   b->monitors[stream].zone.zone, &course);
     risk_monitor_pack(&b->monitors[stream], b->bytes);
     (void)!risk_monitor_unpack(b->bytes, &b->monitors[stream]);
     return false;
@@ -186,6 +187,7 @@ static void bench_reference(const char *name, struct dpq_geometry geometry, uint
     size_t n_bytes = dpq_row_bytes(&b.toy.geometry, DPQ_F16) * DPQ_TILE_TOKENS;
     struct rng r = rng_seed(2);
 
+    kern_init(&b.kern, kern_cpu_detect());
     must(toy_make(&b.toy), "profile");
     must(dpq_codec_new(b.toy.profile, ~0u, &b.codec), "codec");
     b.n_streams = b.toy.geometry.n_layers * 2 * b.toy.geometry.n_kv_heads;

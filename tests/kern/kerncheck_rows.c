@@ -461,12 +461,55 @@ static void test_squares(void **state)
     each(check_squares, 300);
 }
 
+/* A group as meters see it: any token may be of any kind, or all of one. */
+static void check_sums(const struct pair *p, struct rng *r)
+{
+    struct box a = box_new(sizeof(struct kern_sums), 4), b = box_new(sizeof(struct kern_sums), 8);
+    struct kern_meter meter = {
+        .cap = 3, .per_tolerance = 3 * rng_unit(r), .clip = 8, .stake = rng_unit(r)
+    };
+    size_t at = rng_below(r, 8);
+    float x[3][KERN_GROUP + 8];
+    uint8_t token[KERN_GROUP + 8];
+    struct kern_sums sums;
+    double exact[4] = { 0 };
+
+    for (size_t t = at; t < at + KERN_GROUP; t++) {
+        token[t] = rng_below(r, 4) ? KERN_TOKEN_CODED : (uint8_t)rng_below(r, 4);
+        for (size_t i = 0; i < 3; i++) /* large ones, and none at all, too */
+            x[i][t] = (float)(rng_below(r, 8) ? 4 * rng_unit(r) : rng_below(r, 2) * 3e38);
+        if (token[t] != KERN_TOKEN_SINK)
+            exact[0] += fmin((double)x[0][t], meter.cap);
+        if (token[t] != KERN_TOKEN_CODED)
+            continue;
+        exact[1] += (double)x[1][t];
+        exact[2] += fmin((double)x[2][t], meter.cap);
+        exact[3] += fmin(2 * (double)x[2][t] * meter.per_tolerance, 8) - 2;
+    }
+    assert_true(p->c.sum_energies(x[0] + at, token + at, meter.cap) ==
+                p->isa.sum_energies(x[0] + at, token + at, meter.cap));
+    assert_true(fabs(p->c.sum_energies(x[0] + at, token + at, meter.cap) - exact[0]) < 1e-12);
+    p->c.sum_tokens(x[1] + at, x[2] + at, token + at, &meter, (struct kern_sums *)a.p);
+    p->isa.sum_tokens(x[1] + at, x[2] + at, token + at, &meter, (struct kern_sums *)b.p);
+    memcpy(&sums, a.p, sizeof(sums));
+    assert_true(fabs(sums.d2 - exact[1]) <= 1e-12 * exact[1]);
+    assert_true(fabs(sums.e2 - exact[2]) < 1e-12 && fabs(sums.excess - exact[3]) < 1e-12);
+    boxes_end(&a, &b);
+}
+
+static void test_sums(void **state)
+{
+    (void)state;
+    each(check_sums, 1000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_decode_rows), cmocka_unit_test(test_decode_half),
         cmocka_unit_test(test_search_loop), cmocka_unit_test(test_take),
         cmocka_unit_test(test_give),        cmocka_unit_test(test_squares),
+        cmocka_unit_test(test_sums),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

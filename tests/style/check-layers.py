@@ -11,7 +11,7 @@ ALLOWED = {  # folder: the project's folders it may include; "lib" is lib/deltap
     "lib/base":    {"lib/base"},
     "lib/kern":    {"lib/base", "lib/kern"},
     "lib/codec":   {"lib", "lib/base", "lib/kern", "lib/codec"},
-    "lib/risk":    {"lib", "lib/base", "lib/risk"},
+    "lib/risk":    {"lib", "lib/base", "lib/kern", "lib/risk"},
     "lib/store":   {"lib", "lib/base", "lib/store"},
     "daemon":      LIB | {"daemon"},
     "daemon/rpc":  {"lib", "lib/base", "daemon", "daemon/rpc", "proto"},

@@ -120,6 +120,13 @@ static void test_alarm_rates(void **state)
 static void test_ends(void **state)
 {
     (void)state;
+    for (int i = 0; i < 60; i++) /* without a logarithm where that changes nothing */
+        for (int j = -4; j <= 4; j++) {
+            double ln_m = i / 6., payoff = exp2(j * .75);
+
+            assert_true(risk_detector_step(ln_m, payoff, 9) ==
+                        fmin(fmax(ln_m + log(payoff), 0), 9));
+        }
     assert_true(risk_detector_step(0, exp(-5), 9) == 0);
     assert_true(risk_detector_step(8, exp(5), 9) == 9);
     assert_true(risk_detector_payoff(1, .5) == 1);
