@@ -22,9 +22,12 @@
 
 enum {
     FILE_MAX_BYTES = 1 << 20,
-    /* of a control group, at least: code, heap, stacks, and the messages of some ten busy clients
-       (tests/e2e/test_memory_limit.py measures it) */
-    RESERVE_BYTES = 64 << 20,
+    /* what the daemon needs beside arenas and staging, profiles and calibrations (which are refused
+       when there is no room): code, heap and stacks; what a worker works in, and its thread's of
+       OpenBLAS; messages, at least (tests/e2e/test_memory_limit.py) */
+    OWN_BYTES = 16 << 20,
+    WORKER_BYTES = 8 << 20,
+    MESSAGE_BYTES = 32 << 20,
     MAX_KEYS = 64,
     NAME_MAX_BYTES = sizeof((struct config_tenant *)NULL)->name - 1,
 };
@@ -340,10 +343,31 @@ int config_load(const char *path, struct config *ret_config, char *ret_message)
     return r < 0 ? error_fold(r) : r;
 }
 
+uint32_t config_n_workers(const struct config *config)
+{
+    long n_cpus = sysconf(_SC_NPROCESSORS_ONLN);
+
+    if (config->workers)
+        return config->workers;
+    return n_cpus > 256 ? 255 : n_cpus > 3 ? (uint32_t)n_cpus - 1 : 2;
+}
+
+static uint64_t own_bytes(const struct config *config)
+{
+    return OWN_BYTES + (uint64_t)config_n_workers(config) * WORKER_BYTES;
+}
+
+static uint64_t reserve_bytes(const struct config *config, uint64_t group_bytes)
+{
+    uint64_t least = own_bytes(config) + MESSAGE_BYTES, share = group_bytes / 32;
+
+    return share > least ? share : least;
+}
+
 int config_check_memory(const struct config *config, uint64_t ram_bytes, uint64_t group_bytes,
                         char *ret_message)
 {
-    uint64_t reserve = group_bytes / 32 > RESERVE_BYTES ? group_bytes / 32 : RESERVE_BYTES;
+    uint64_t reserve = reserve_bytes(config, group_bytes);
     uint64_t room = group_bytes > reserve ? group_bytes - reserve : 0;
     unsigned __int128 sum = 0;
 
@@ -373,10 +397,22 @@ int config_check_memory(const struct config *config, uint64_t ram_bytes, uint64_
     return CONFIG_E_REFUSED;
 }
 
+static uint64_t ram_bytes(void)
+{
+    return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 int config_check_machine(const struct config *config, char *ret_message)
 {
-    uint64_t ram_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     const struct memory_paths paths = MEMORY_PATHS;
 
-    return config_check_memory(config, ram_bytes, memory_limit_bytes(&paths), ret_message);
+    return config_check_memory(config, ram_bytes(), memory_limit_bytes(&paths), ret_message);
+}
+
+uint64_t config_message_bytes(const struct config *config)
+{
+    const struct memory_paths paths = MEMORY_PATHS;
+    uint64_t limit = memory_limit_bytes(&paths), ram = ram_bytes();
+
+    return reserve_bytes(config, limit < ram ? limit : ram) - own_bytes(config);
 }

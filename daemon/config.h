@@ -87,3 +87,10 @@ int config_check_memory(const struct config *config, uint64_t ram_bytes, uint64_
 
 /** config_check_machine() - config_check_memory() by this machine, and this process's groups */
 int config_check_machine(const struct config *config, char *ret_message) _must_check_;
+
+/** config_n_workers() - as asked for, or by what the machine has */
+uint32_t config_n_workers(const struct config *config);
+
+/** config_message_bytes() - what messages may take: of what a control group keeps for the daemon,
+ * or would if the machine were one, the part that nothing else needs */
+uint64_t config_message_bytes(const struct config *config);

@@ -245,15 +245,6 @@ static int make_sockets(struct daemon *daemon)
 
 /* --- start ------------------------------------------------------------------------------------ */
 
-static uint32_t n_workers(const struct config *config)
-{
-    long n_cpus = sysconf(_SC_NPROCESSORS_ONLN);
-
-    if (config->workers)
-        return config->workers;
-    return n_cpus > 256 ? 255 : n_cpus > 3 ? (uint32_t)n_cpus - 1 : 2;
-}
-
 /* Return: 0, or an exit code, after saying why. */
 static int say(int r, const char *what)
 {
@@ -274,7 +265,8 @@ static int make_core(struct daemon *daemon)
     r = say(hub_new(config->n_tenants, config->event_history, incarnation, unix_ms, &daemon->hub),
             "events");
     if (!r)
-        r = say(pool_new(n_workers(config), config->max_queued_jobs, &daemon->pool), "workers");
+        r = say(pool_new(config_n_workers(config), config->max_queued_jobs, &daemon->pool),
+                "workers");
     if (!r)
         r = say(
             session_new_kept(config, daemon->hub, daemon->pool, &daemon->keeper, &daemon->session),
@@ -294,6 +286,7 @@ static int make_servers(struct daemon *daemon)
         .idle_ms = daemon->config.connection_idle_seconds * 1000,
         .stall_seconds = daemon->config.stall_seconds,
         .max_streams = MAX_STREAMS,
+        .message_bytes = config_message_bytes(&daemon->config),
     };
     const struct handout_options side = { .session = daemon->session, .silent_ms = SILENT_MS };
     int r;

@@ -340,6 +340,7 @@ int session_new_kept(const struct config *config, struct hub *hub, struct pool *
     session->pool = pool;
     session->keeper = keeper;
     session->started_ns = session_now_ns();
+    session->message_bytes = config_message_bytes(config);
     session->next_pin_ns = UINT64_MAX;
     session->cpu_mask = cpu_from_name(config->cpu);
     snprintf(session->side_socket, sizeof(session->side_socket), "%s/fd.sock", config->runtime_dir);

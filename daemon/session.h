@@ -104,6 +104,14 @@ int session_new_kept(const struct config *config, struct hub *hub, struct pool *
  */
 void session_reload(struct session *session, const struct config *config);
 
+/**
+ * session_check_memory() - is there memory for something large beside arenas and messages?
+ * @what: "a profile", in "a profile takes 3.1 MiB: …"
+ * Return: 0; 1 with RESOURCE_EXHAUSTED MEMORY. It reads files of the kernel's: not often.
+ */
+int session_check_memory(const struct session *session, uint64_t n_bytes, const char *what,
+                         struct session_error *ret_error);
+
 /** session_ready() - requests are answered from here on */
 void session_ready(struct session *session);
 

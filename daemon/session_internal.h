@@ -179,6 +179,7 @@ struct session {
     uint32_t cpu_mask;
     char side_socket[CONFIG_PATH_BYTES + 16];
     uint64_t started_ns;
+    uint64_t message_bytes; /* of memory, that nothing else may take */
 
     const struct session_keeper *keeper; /* NULL: arenas end with the process */
     uint8_t secret_id[16];               /* names the secret in the arenas' headers */

@@ -25,6 +25,7 @@
 enum {
     HEX_BYTES = 2 * DPQ_DIGEST_BYTES + 1,
     PATH_BYTES = CONFIG_PATH_BYTES + 16,
+    PROFILE_COPIES = 3, /* of the file: sealed, and laid out for the codec; measured as 2.8 */
 };
 
 DEFINE_CLEANUP(struct profile_entry *, profile_entry_free);
@@ -321,6 +322,15 @@ static int keep_and_add(struct session *session, struct profile_entry *entry,
     return r < 0 ? 2 : r;
 }
 
+/* what workers need for tiles of this geometry: measured as 1.6 tiles of fp16 each */
+static uint64_t working_bytes(const struct session *session, const struct dpq_profile *profile)
+{
+    uint64_t tile_bytes =
+        (uint64_t)DPQ_TILE_TOKENS * dpq_row_bytes(dpq_profile_geometry(profile), DPQ_F16);
+
+    return session->n_workers * 2 * tile_bytes;
+}
+
 int session_profile_install(struct session *session, const void *bytes, size_t n_bytes,
                             uint8_t ret_profile_id[32], struct session_error *ret_error)
 {
@@ -330,8 +340,14 @@ int session_profile_install(struct session *session, const void *bytes, size_t n
     int r;
 
     session_error_clear(ret_error);
+    if (session_check_memory(session, PROFILE_COPIES * (uint64_t)n_bytes, "a profile of this size",
+                             ret_error))
+        return 1;
     r = entry_new(bytes, n_bytes, &entry, ret_error);
     if (r)
+        return 1;
+    if (session_check_memory(session, working_bytes(session, entry->profile),
+                             "working with this profile", ret_error))
         return 1;
     memcpy(event.digest, dpq_profile_digest(entry->profile), sizeof(event.digest));
     snprintf(event.text, sizeof(event.text), "%s", dpq_profile_name(entry->profile));

@@ -228,7 +228,8 @@ static int check_metric(const struct session_calibration *calibration, size_t n_
                           (unsigned long long)all);
         return 1;
     }
-    return 0;
+    return session_check_memory(calibration->session, all, "holding the metrics of all streams",
+                                ret_error);
 }
 
 /* What the trainer says of something that was told about one stream. 0, 1. */

@@ -17,6 +17,7 @@
 #include "daemon/log.h"
 #include "daemon/session_calibration.h"
 #include "lib/base/error.h"
+#include "lib/codec/train.h"
 
 #define PROGRESS_NS UINT64_C(200000000) /* events are this far apart at least */
 
@@ -98,6 +99,11 @@ static void train(struct session_calibration *calibration, struct session_calibr
 
     session_error_clear(&result->error);
     result->n_tokens = dpq_trainer_tokens(calibration->trainer);
+    if (session_check_memory(session, dpq_trainer_memory_bytes(calibration->trainer),
+                             "calibrating with these samples", &result->error)) {
+        audit_free(audit);
+        return;
+    }
     r = dpq_trainer_run(calibration->trainer, progress, calibration, &bytes, &n_bytes, &fault);
     result->train_seconds = (double)(session_now_ns() - began_ns) / 1e9;
     audit_free(audit);

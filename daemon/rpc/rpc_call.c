@@ -37,6 +37,13 @@ struct rpc_call *rpc_call_ref(struct rpc_call *call)
     return call;
 }
 
+static void let_go_request(struct rpc_call *call)
+{
+    rpc_message_free(call->message);
+    call->message = NULL;
+    rpc_room_let_go(&call->server->room, &call->request_bytes);
+}
+
 static void call_free(struct rpc_call *call)
 {
     struct rpc_server *server = call->server;
@@ -44,7 +51,8 @@ static void call_free(struct rpc_call *call)
     if (call->state && call->method->deinit)
         call->method->deinit(call->state);
     free(call->state);
-    rpc_message_free(call->message);
+    let_go_request(call);
+    rpc_room_let_go(&server->room, &call->reply_bytes);
     if (call->received)
         grpc_byte_buffer_destroy(call->received);
     grpc_metadata_array_destroy(&call->metadata);
@@ -80,6 +88,7 @@ static void receive(struct rpc_call *call)
 {
     grpc_op op = { .op = GRPC_OP_RECV_MESSAGE };
 
+    let_go_request(call);
     if (call->method->ends_stalled)
         rpc_stalls_begin(&call->server->stalls, call, /* is_sending= */ false);
     op.data.recv_message.recv_message = &call->received;
@@ -168,13 +177,36 @@ static bool answer_error(struct rpc_call *call, const struct session_error *erro
 
 /* --- answers ---------------------------------------------------------------------------------- */
 
+/* Return: 0; 1: there is no room, and the call was answered so. */
+static int hold(struct rpc_call *call, const char *what, uint64_t n_bytes, uint64_t *held)
+{
+    struct rpc_room *room = &call->server->room;
+    struct session_error error;
+
+    if (!rpc_room_hold(room, n_bytes, held))
+        return 0;
+    rpc_error_no_room(&error, what, n_bytes, room->limit_bytes);
+    rpc_call_fail(call, &error);
+    return 1;
+}
+
 void rpc_call_reply(struct rpc_call *call, const ProtobufCMessage *message)
 {
     rpc_call_reply_buffer(call, message ? rpc_message_pack(message) : NULL);
 }
 
+int rpc_call_hold(struct rpc_call *call, uint64_t n_bytes)
+{
+    return hold(call, "reply", n_bytes, &call->reply_bytes);
+}
+
 void rpc_call_reply_buffer(struct rpc_call *call, grpc_byte_buffer *buffer)
 {
+    if (buffer && grpc_byte_buffer_length(buffer) > call->reply_bytes &&
+        rpc_call_hold(call, grpc_byte_buffer_length(buffer))) {
+        grpc_byte_buffer_destroy(buffer);
+        return;
+    }
     answer(call, &(struct ending){ .buffer = buffer, .code = GRPC_STATUS_OK });
 }
 
@@ -268,6 +300,10 @@ void rpc_call_send_buffer(struct rpc_call *call, grpc_byte_buffer *buffer)
     size_t n_ops;
 
     assert(!call->sending);
+    if (rpc_call_hold(call, grpc_byte_buffer_length(buffer))) {
+        grpc_byte_buffer_destroy(buffer);
+        return;
+    }
     pthread_mutex_lock(&call->mutex);
     if (!call->finished) {
         call->sending = true;
@@ -320,7 +356,10 @@ static void on_received(struct rpc_call *call, bool ok)
             no_more_requests(call);
         return;
     }
-    rpc_message_free(call->message);
+    if (hold(call, "request", grpc_byte_buffer_length(buffer), &call->request_bytes)) {
+        grpc_byte_buffer_destroy(buffer);
+        return;
+    }
     call->message = rpc_message_unpack(call->method->request, buffer);
     grpc_byte_buffer_destroy(buffer);
     if (call->message)
@@ -334,6 +373,7 @@ static void on_received(struct rpc_call *call, bool ok)
 static void on_sent(struct rpc_call *call, bool ok)
 {
     call->sending = false;
+    rpc_room_let_go(&call->server->room, &call->reply_bytes);
     if (call->method->ends_stalled)
         rpc_stalls_end(&call->server->stalls, call);
     if (!ok || is_finished(call))

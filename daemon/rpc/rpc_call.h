@@ -65,9 +65,10 @@ struct rpc_call {
     const struct rpc_method *method;
     uint32_t tenant; /* RPC_TENANTS only, as peer is */
     struct session_peer peer;
-    void *state;               /* the handler's own: rpc_call_state() */
-    ProtobufCMessage *message; /* the latest request, until the next one or the end */
-    bool sending;              /* a message is on its way out: for the completion-queue thread */
+    void *state; /* the handler's own: rpc_call_state() */
+    ProtobufCMessage
+        *message; /* the latest request, until the next one is waited for, or the end */
+    bool sending; /* a message is on its way out: for the completion-queue thread */
     /* rpc_call.c's: */
     grpc_call *core;
     grpc_call_details details;
@@ -79,6 +80,7 @@ struct rpc_call {
     bool is_dead;  /* atomic: cancelled */
     int cancelled; /* core's, written before the close tag comes */
     struct rpc_stall stall;
+    uint64_t request_bytes, reply_bytes; /* rpc_room.h */
     /* the mutex guards what follows, and grpc_call_start_batch(), which is not safe per call */
     pthread_mutex_t mutex;
     bool sent_headers, finished;
@@ -120,7 +122,11 @@ void rpc_call_refuse(struct rpc_call *call, enum session_code code, const char *
 /** rpc_call_no_memory() - rpc_call_fail() for a malloc that failed */
 void rpc_call_no_memory(struct rpc_call *call);
 
-/** rpc_call_receive() - RPC_CLIENT_STREAM: ready for the next request */
+/** rpc_call_hold() - have room for a reply of @n_bytes before it is made.
+ *  Return: 0; 1: there is none, and the call was answered so */
+int rpc_call_hold(struct rpc_call *call, uint64_t n_bytes) _must_check_;
+
+/** rpc_call_receive() - RPC_CLIENT_STREAM: done with the last request, ready for the next one */
 void rpc_call_receive(struct rpc_call *call);
 
 /** rpc_call_wake() - have method->woken called on the completion-queue thread. Any thread, any lock

@@ -13,6 +13,7 @@ enum {
     /* a code, two texts as long as session_error's, at most 4 entries of metadata, the rest is
      * names and tags */
     DETAILS_BYTES = 2048,
+    NO_ROOM_RETRY_MS = 200,
 };
 
 struct writer {
@@ -118,6 +119,16 @@ grpc_slice rpc_error_details(const struct session_error *error)
     if (error->retry_ms > 0)
         put_retry_info(&w, error->retry_ms);
     return grpc_slice_from_copied_buffer((const char *)w.bytes, w.n);
+}
+
+/* Clients that take what is theirs make room: soon, or when they are let go as stalled. */
+void rpc_error_no_room(struct session_error *error, const char *what, uint64_t n_bytes,
+                       uint64_t limit_bytes)
+{
+    session_error_set(error, SESSION_RESOURCE_EXHAUSTED, "MEMORY",
+                      "no room for a %s of %llu bytes: messages of other calls take all of %llu",
+                      what, (unsigned long long)n_bytes, (unsigned long long)limit_bytes);
+    error->retry_ms = NO_ROOM_RETRY_MS;
 }
 
 void rpc_error_clean(struct session_error *error)

@@ -17,7 +17,8 @@
 #define EXPIRY_NS       UINT64_C(60000000000)
 
 enum {
-    MAX_UPLOADS = 4, /* of a tenant */
+    MAX_UPLOADS = 4,   /* of a tenant */
+    UPLOAD_COPIES = 4, /* gathered, and what session_profile_install() makes of it */
     RETRY_MS = 1000,
 };
 
@@ -152,12 +153,17 @@ static int check_piece(const Deltapq__V1__InstallRequest *request, struct sessio
     return 0;
 }
 
-static struct rpc_upload *upload_new(struct rpc_uploads *uploads, uint32_t tenant,
-                                     uint64_t total_bytes, struct session_error *ret_error)
+/* Whether there is memory for all of it is asked once, at its first piece. */
+static struct rpc_upload *upload_new(struct rpc_call *call, uint64_t total_bytes,
+                                     struct session_error *ret_error)
 {
+    struct rpc_uploads *uploads = &call->server->uploads;
     _cleanup_(upload_freep) struct rpc_upload *upload = calloc(1, sizeof(*upload));
     int r;
 
+    if (session_check_memory(call->server->options.session, UPLOAD_COPIES * total_bytes,
+                             "a profile of this size", ret_error))
+        return NULL;
     if (upload)
         upload->bytes = malloc(total_bytes);
     if (!upload || !upload->bytes) {
@@ -167,11 +173,11 @@ static struct rpc_upload *upload_new(struct rpc_uploads *uploads, uint32_t tenan
         ret_error->retry_ms = RETRY_MS;
         return NULL;
     }
-    upload->tenant = tenant;
+    upload->tenant = call->tenant;
     upload->total_bytes = total_bytes;
     upload->expires_ns = session_now_ns() + EXPIRY_NS;
     pthread_mutex_lock(&uploads->mutex);
-    r = check_room(uploads, tenant, total_bytes, ret_error);
+    r = check_room(uploads, call->tenant, total_bytes, ret_error);
     if (!r) {
         upload->id = ++uploads->last_id;
         upload->next = uploads->first;
@@ -297,7 +303,7 @@ void rpc_install(struct rpc_call *call, const void *message)
         return;
     }
     upload = request->upload_id ? find(uploads, call->tenant, request, &error)
-                                : upload_new(uploads, call->tenant, request->total_bytes, &error);
+                                : upload_new(call, request->total_bytes, &error);
     if (upload)
         gather(call, upload, request);
     else

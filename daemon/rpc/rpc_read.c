@@ -12,7 +12,10 @@ struct read_state {
     void *inline_bytes; /* owned; where an inline reply's numbers go */
 };
 
-enum { INLINE_DATA = 1 }; /* the field's number in ReadReply */
+enum {
+    INLINE_DATA = 1,            /* the field's number in ReadReply */
+    INLINE_ENVELOPE_BYTES = 64, /* the others, at most */
+};
 
 void rpc_read_deinit(void *argument)
 {
@@ -60,6 +63,8 @@ static int make_inline(struct rpc_call *call, struct read_state *state)
     }
     if (n_bytes == 0)
         return 0;
+    if (rpc_call_hold(call, n_bytes + INLINE_ENVELOPE_BYTES))
+        return 1;
     state->inline_bytes = calloc(1, n_bytes);
     if (!state->inline_bytes) {
         rpc_call_no_memory(call);

@@ -136,15 +136,25 @@ static void make_core(struct rpc_server *server)
         /* identity only: a message must not grow behind the limit above */
         { GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1 },
     };
-    grpc_arg args[ARRAY_SIZE(values)];
+    grpc_resource_quota *quota = grpc_resource_quota_create("messages");
+    grpc_arg args[ARRAY_SIZE(values) + 1];
 
     for (size_t i = 0; i < ARRAY_SIZE(values); i++)
         args[i] = (grpc_arg){ .type = GRPC_ARG_INTEGER,
                               .key = (char *)values[i].key,
                               .value.integer = values[i].value };
+    /* Whole messages have room or are refused (rpc_room.h); this is for those that are not whole
+     * yet. Beyond it gRPC cancels calls, as RESOURCE_EXHAUSTED, and not sparingly. */
+    grpc_resource_quota_resize(quota, server->options.message_bytes / 2);
+    args[ARRAY_SIZE(values)] = (grpc_arg){
+        .type = GRPC_ARG_POINTER,
+        .key = (char *)GRPC_ARG_RESOURCE_QUOTA,
+        .value.pointer = { .p = quota, .vtable = grpc_resource_quota_arg_vtable() },
+    };
     gpr_set_log_function(log_core); /* process-wide, as gRPC's log is */
     server->core = grpc_server_create(
         &(grpc_channel_args){ .num_args = ARRAY_SIZE(args), .args = args }, NULL);
+    grpc_resource_quota_unref(quota);
     server->queue = grpc_completion_queue_create_for_next(NULL);
     grpc_server_register_completion_queue(server->core, server->queue, NULL);
     server->credentials = grpc_insecure_server_credentials_create();
@@ -179,6 +189,7 @@ int rpc_server_new(const struct rpc_server_options *options, struct rpc_server *
     rpc_health_init(&server->health);
     rpc_uploads_init(&server->uploads);
     rpc_stalls_init(&server->stalls, options->stall_seconds);
+    server->room.limit_bytes = options->message_bytes / 2;
     grpc_init();
     make_core(server);
     grpc_server_start(server->core);

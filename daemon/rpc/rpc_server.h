@@ -27,6 +27,8 @@ struct rpc_server_options {
     uint32_t idle_ms;       /* connections without a call are closed after this */
     uint32_t stall_seconds; /* in which the client of a stream has to take a message */
     uint32_t max_streams;   /* per connection */
+    uint64_t message_bytes; /* that messages may take: a half those that calls hold, the other
+                             * those that come in */
 };
 
 /**

@@ -8,6 +8,7 @@
 
 #include "daemon/rpc/rpc_health.h"
 #include "daemon/rpc/rpc_install.h"
+#include "daemon/rpc/rpc_room.h"
 #include "daemon/rpc/rpc_server.h"
 #include "daemon/rpc/rpc_stall.h"
 #include "daemon/rpc/rpc_watch.h"
@@ -47,6 +48,7 @@ struct rpc_server {
     struct rpc_uploads uploads;
     struct rpc_watchers watchers;
     struct rpc_stalls stalls;
+    struct rpc_room room;
 };
 
 /** rpc_server_top_up() - ask core for as many calls as should be waiting */

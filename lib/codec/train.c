@@ -160,6 +160,24 @@ static int make_room(struct train_run *run)
     return 0;
 }
 
+/* make_room(), the tables of train_predict(), and of each stream what it has learned: in its own
+ * place, in the file, and once more until both are complete. The rest was measured. */
+uint64_t dpq_trainer_memory_bytes(const struct dpq_trainer *trainer)
+{
+    const struct dpq_geometry *g = &trainer->geometry;
+    uint64_t width = (uint64_t)g->n_kv_heads * g->head_dim, ld = 3 * width;
+    uint64_t n_rows = trainer->n_tokens + DPQ_TILE_TOKENS * (uint64_t)trainer->n_chunks;
+    uint64_t n_values = n_rows * width, n_bytes = n_values * sizeof(float);
+
+    if (train_wants_depth(trainer)) {
+        n_bytes += 6 * n_values * sizeof(float) + 2 * ld * ld * sizeof(double);
+        if (trainer->hooks.measure)
+            n_bytes += 4 * n_values / TRAIN_HOLD_OUT * sizeof(float);
+    }
+    n_bytes += 3 * dpq_n_streams(g) * 2 * (uint64_t)g->head_dim * g->head_dim * sizeof(float);
+    return n_bytes + n_bytes / 4 + TRAIN_FIXED_BYTES;
+}
+
 static void run_deinit(struct train_run *run)
 {
     for (uint32_t i = 0; run->workers && i < train_pool_n_workers(run->pool); i++) {

@@ -35,6 +35,7 @@ enum {
     TRAIN_BOOK_ROWS = 16384, /* codebooks learn from so many rows at most */
     TRAIN_QUICK_ROWS = 1024, /* candidates for a reference, of their codebooks */
     TRAIN_MAX_THREADS = 64,
+    TRAIN_FIXED_BYTES = 8 << 20, /* what depends on nothing: stacks, OpenBLAS */
     N_CANDIDATES = 5,
 };
 
@@ -66,6 +67,10 @@ struct dpq_trainer {
     struct dpq_stream_options *streams; /* [n_streams], as given; NULL: of none */
     struct dpq_audit_hooks hooks;
 };
+
+/** dpq_trainer_memory_bytes() - what dpq_trainer_run() will allocate at most, nearly: by the tokens
+ * added so far, and the width and the number of streams; samples in memory are not counted */
+uint64_t dpq_trainer_memory_bytes(const struct dpq_trainer *trainer);
 
 /* --- train_options.c ------------------------------------------------------------------------ */
 
