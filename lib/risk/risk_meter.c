@@ -34,12 +34,11 @@ static const double DIRECTION_MAX = .98;
 
 const char *risk_cause_name(uint32_t cause)
 {
-    static const char *const NAMES[] = {
-        "stability", "performance", "escape", "detector", "model",
-        "direction", "cusum",       "drift",  "report",   "floor"
-    };
+    static const char *const NAMES[RISK_N_CAUSES] = { "stability", "performance", "escape",
+                                                      "detector",  "model",       "direction",
+                                                      "cusum",     "drift",       "report" };
 
-    return cause <= RISK_CAUSE_FLOOR ? NAMES[cause] : "unknown";
+    return cause < RISK_N_CAUSES ? NAMES[cause] : "unknown";
 }
 
 void risk_monitor_init(struct risk_monitor *monitor, const struct risk_calibration *calibration)

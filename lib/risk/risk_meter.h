@@ -50,10 +50,9 @@ enum risk_cause {
     RISK_CAUSE_DRIFT,
     RISK_CAUSE_REPORT,
     RISK_N_CAUSES,
-    RISK_CAUSE_FLOOR = RISK_N_CAUSES, /* no component: risk_zone_raise() */
 };
 
-/** risk_cause_name() - "stability", …, "floor" */
+/** risk_cause_name() - "stability", …, "report" */
 const char *risk_cause_name(uint32_t cause);
 
 /* What is the same for all streams. Infinite limits turn a component off. */

@@ -56,7 +56,7 @@ void risk_zone_init(struct risk_zone *zone);
 bool risk_zone_step(struct risk_zone *zone, double mu, uint32_t n_tokens);
 
 /**
- * risk_zone_raise() - what somebody else has decided: at least this zone, from now on
+ * risk_zone_raise() - what a worker's report says of this sequence: at least this zone, from now on
  *
  * Counts as a rise: the dwell doubles, the way down is by low μ as ever. Entering Red makes a reset
  * due. Return: whether the zone has changed.

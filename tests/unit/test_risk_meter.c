@@ -630,8 +630,8 @@ static void test_causes(void **state)
     assert_int_equal(level.cause, RISK_CAUSE_ESCAPE);
     assert_true(m.zone.zone == RISK_RED && m.zone.reset);
     assert_string_equal(risk_cause_name(RISK_CAUSE_DIRECTION), "direction");
-    assert_string_equal(risk_cause_name(RISK_CAUSE_FLOOR), "floor");
-    assert_string_equal(risk_cause_name(99), "unknown");
+    assert_string_equal(risk_cause_name(RISK_CAUSE_REPORT), "report");
+    assert_string_equal(risk_cause_name(RISK_N_CAUSES), "unknown");
 }
 
 /* In depth the gain is what was measured: fed back over the references' error. */
