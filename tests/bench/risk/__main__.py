@@ -56,6 +56,8 @@ BLIND = """## What the monitor cannot see
   guess, though one that beats bits spent evenly.
 - *What a decoder does wrong, and flipped bits.* The encoder never sees them; checksums do.
 - *Streams of a profile without an audit*, and of one that was calibrated for other weights and fits by chance.
+
+What watching takes of the encoder's time is in [monitor.md](monitor.md).
 """
 
 
