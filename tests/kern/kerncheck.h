@@ -23,6 +23,7 @@ static const struct isa {
     const char *name;
     unsigned cpu;
 } ISAS[] = {
+    { "c", 0 }, /* beside itself: what is left is arithmetic, on any machine */
     { "avx2", KERN_CPU_AVX2 },
     { "avx512", KERN_CPU_AVX2 | KERN_CPU_AVX512 },
     { "vnni", KERN_CPU_AVX2 | KERN_CPU_AVX512 | KERN_CPU_VNNI },
