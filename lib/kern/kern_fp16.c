@@ -54,8 +54,7 @@ static bool fit(const struct kern_panel *p)
 static DECL_KERN_DECODE_HALF(decode_half_fp16)
 {
     if (!fit(panel))
-        decode_half_by(LOOK_UP_512, (struct kern_halves){ scale_half_row, advance_half_row }, panel,
-                       ret_rows, stride, cold);
+        decode_half_by_words(panel, ret_rows, stride, cold);
     else if (panel->fine)
         two_planes(panel, ret_rows, stride, cold);
     else

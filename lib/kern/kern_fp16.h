@@ -2,7 +2,7 @@
 
 /* What both planes of kern_fp16.c need; include immintrin.h before. */
 
-#include "lib/kern/kern_words512.h"
+#include "lib/kern/kern_recur512.h"
 
 typedef _Float16 half;
 

@@ -3,8 +3,8 @@
 #include <immintrin.h>
 
 #include "lib/kern/kern_leave.h"
+#include "lib/kern/kern_recur512.h"
 #include "lib/kern/kern_search512.h"
-#include "lib/kern/kern_words512.h"
 
 static void loop_search_512(const struct loop_book *book, const int16_t *q, size_t n_subspaces,
                             size_t dsub, uint8_t *ret_code, int16_t *ret_wide)
@@ -89,8 +89,7 @@ static DECL_KERN_DECODE_ROWS(decode_rows_512)
 
 static DECL_KERN_DECODE_HALF(decode_half_512)
 {
-    decode_half_by(LOOK_UP_512, (struct kern_halves){ scale_half_row, advance_half_row }, panel,
-                   ret_rows, stride, cold);
+    decode_half_by_words(panel, ret_rows, stride, cold);
     if (cold)
         _mm_sfence();
 }

@@ -53,8 +53,26 @@ KERN_INLINE void store_chunks(__m512i v[KERN_CHUNK], int nibble, int8_t *ret_chu
         _mm512_storeu_si512(to + 64 * k, v[k]);
 }
 
-KERN_INLINE void words_16(const uint8_t *line, size_t n_subspaces, size_t dsub, const int8_t *book,
-                          int8_t *ret_words)
+/* Of the bytes of a line, those whose token is in the mask, by nibble. */
+KERN_INLINE void mask_bytes(const struct kern_mask *m, __mmask64 ret[2])
+{
+    for (int nibble = 0; nibble < 2; nibble++) {
+        __m512i v = _mm512_setzero_si512();
+
+        for (int b = 0; b < 4; b++) { /* tokens 32 b + 16 nibble + l: byte b of dword l */
+            uint64_t bits = m->bits[b / 2] >> (32 * (b % 2) + 16 * nibble);
+
+            v = _mm512_mask_or_epi32(v, (__mmask16)bits, v,
+                                     _mm512_set1_epi32((int)(0xffu << 8 * b)));
+        }
+        ret[nibble] = _mm512_movepi8_mask(v);
+    }
+}
+
+/* other: a second book for the bytes of two masks, or NULL. */
+KERN_INLINE void words_16_of(const uint8_t *line, size_t n_subspaces, size_t dsub,
+                             const int8_t *book, const int8_t *other, const __mmask64 others[2],
+                             int8_t *ret_words)
 {
     __m512i low = _mm512_set1_epi8(15);
 
@@ -73,11 +91,25 @@ KERN_INLINE void words_16(const uint8_t *line, size_t n_subspaces, size_t dsub, 
                 v[0][i + k] = _mm512_shuffle_epi8(table[k], a);
                 v[1][i + k] = _mm512_shuffle_epi8(table[k], b);
             }
+            if (!other)
+                continue;
+            load_tables(other, dsub, table);
+            for (size_t k = 0; k < dsub; k++) {
+                v[0][i + k] = _mm512_mask_shuffle_epi8(v[0][i + k], others[0], table[k], a);
+                v[1][i + k] = _mm512_mask_shuffle_epi8(v[1][i + k], others[1], table[k], b);
+            }
+            other += KERN_WORDS * dsub;
         }
         store_chunks(v[0], 0, ret_words);
         store_chunks(v[1], 1, ret_words);
         ret_words += CHUNK_BYTES;
     }
+}
+
+KERN_INLINE void words_16(const uint8_t *line, size_t n_subspaces, size_t dsub, const int8_t *book,
+                          int8_t *ret_words)
+{
+    words_16_of(line, n_subspaces, dsub, book, NULL, NULL, ret_words);
 }
 
 /* 64 bytes of the plane of a coordinate: of words 64 j … 64 j + 63 of the book */
@@ -157,10 +189,14 @@ static inline void words_512(const uint8_t *base, const uint8_t *fine, size_t n_
         words_16(base, n_subspaces, 4, book, ret_words);
 }
 
+static inline __m512 floats_of(const int8_t *words)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_128(words)));
+}
+
 static inline __m512 scaled(const int8_t *words, const float *scale, __m512 gain, const float *from)
 {
-    __m512 word = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_128(words)));
-    __m512 y = _mm512_mul_ps(word, _mm512_mul_ps(_mm512_loadu_ps(scale), gain));
+    __m512 y = _mm512_mul_ps(floats_of(words), _mm512_mul_ps(_mm512_loadu_ps(scale), gain));
 
     return from ? _mm512_add_ps(y, _mm512_loadu_ps(from)) : y;
 }
@@ -187,12 +223,28 @@ KERN_INLINE void put_halves(__m512i v, char *row, size_t i, size_t d, bool aroun
         _mm512_storeu_si512(row + 2 * i, v);
 }
 
-static inline __m512i halves_of(__m512 a, __m512 b)
+static inline __m256i half_of(__m512 y)
 {
-    const int rounding = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    return _mm512_cvtps_ph(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 
-    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtps_ph(a, rounding)),
-                              _mm512_cvtps_ph(b, rounding), 1);
+static inline void store_half_of(char *to, __m512 y)
+{
+    _mm256_mask_storeu_epi16(to, 0xffff, half_of(y));
+}
+
+/* Two registers of halves. Conversion stores by itself, without a shuffle; around caches a line
+ * must be whole. */
+KERN_INLINE void put_as_halves(__m512 a, __m512 b, char *row, size_t i, size_t d, bool around)
+{
+    if (around && d - i >= 32) {
+        put_halves(_mm512_inserti64x4(_mm512_castsi256_si512(half_of(a)), half_of(b), 1), row, i, d,
+                   true);
+        return;
+    }
+    store_half_of(row + 2 * i, a);
+    if (d - i >= 32)
+        store_half_of(row + 2 * i + 32, b);
 }
 
 static inline bool is_around(const void *row, bool cold)
@@ -212,33 +264,6 @@ static inline void scale_half_row(const int8_t *words, size_t d, const float *sc
         __m512 a = scaled(words, scale + i, gains, from ? from + i : NULL);
         __m512 b = scaled(next, scale + j, gains, from ? from + j : NULL);
 
-        put_halves(halves_of(a, b), ret_row, i, d, around);
-    }
-}
-
-/* Scaled, plus leak times state, which is the next state. */
-static inline __m512 advanced(const int8_t *words, const float *scale, __m512 gain,
-                              const float *leak, float *state)
-{
-    __m512 from = _mm512_mul_ps(_mm512_loadu_ps(leak), _mm512_loadu_ps(state));
-    __m512 y = _mm512_add_ps(scaled(words, scale, gain, NULL), from);
-
-    _mm512_storeu_ps(state, y);
-    return y;
-}
-
-static inline void advance_half_row(const int8_t *words, size_t d, const float *scale, float gain,
-                                    const float *leak, float *state, void *ret_row, bool cold)
-{
-    __m512 gains = _mm512_set1_ps(gain);
-    bool around = is_around(ret_row, cold);
-
-    for (size_t i = 0; i < d; i += 32, words += 2 * CHUNK_BYTES) {
-        __m512 a = advanced(words, scale + i, gains, leak + i, state + i), b = a;
-
-        if (d - i >= 32)
-            b = advanced(words + CHUNK_BYTES, scale + i + KERN_CHUNK, gains, leak + i + KERN_CHUNK,
-                         state + i + KERN_CHUNK);
-        put_halves(halves_of(a, b), ret_row, i, d, around);
+        put_as_halves(a, b, ret_row, i, d, around);
     }
 }
