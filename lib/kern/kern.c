@@ -15,6 +15,8 @@ unsigned kern_cpu_detect(void)
         cpu |= KERN_CPU_VNNI;
     if (__builtin_cpu_supports("avx512fp16"))
         cpu |= KERN_CPU_FP16;
+#elif defined(__aarch64__)
+    cpu |= KERN_CPU_NEON;
 #endif
     return cpu;
 }
@@ -24,6 +26,10 @@ void kern_init(struct kern *k, unsigned cpu)
 {
     (void)cpu;
     kern_init_c(k);
+#ifdef HAVE_KERN_NEON
+    if (cpu & KERN_CPU_NEON)
+        kern_init_neon(k);
+#endif
 #ifdef HAVE_KERN_AVX2
     if (!(cpu & KERN_CPU_AVX2))
         return;

@@ -315,6 +315,7 @@ enum kern_cpu {
     KERN_CPU_AVX512 = 1 << 1, /* F, BW, DQ, VL */
     KERN_CPU_VNNI = 1 << 2,   /* VNNI and VBMI */
     KERN_CPU_FP16 = 1 << 3,
+    KERN_CPU_NEON = 1 << 4, /* the only step of aarch64, and all of them have it */
 };
 
 /* What this CPU and its system can do, of enum kern_cpu. */
@@ -333,3 +334,4 @@ void kern_init_avx512(struct kern *k);
 void kern_init_avx512_sums(struct kern *k);
 void kern_init_vnni(struct kern *k);
 void kern_init_fp16(struct kern *k);
+void kern_init_neon(struct kern *k);

@@ -29,10 +29,14 @@ static const struct isa {
     unsigned cpu;
 } ISAS[] = {
     { "c", 0 },
+#ifdef __aarch64__
+    { "neon", KERN_CPU_NEON },
+#else
     { "avx2", KERN_CPU_AVX2 },
     { "avx512", KERN_CPU_AVX2 | KERN_CPU_AVX512 },
     { "vnni", KERN_CPU_AVX2 | KERN_CPU_AVX512 | KERN_CPU_VNNI },
     { "fp16", KERN_CPU_AVX2 | KERN_CPU_AVX512 | KERN_CPU_VNNI | KERN_CPU_FP16 },
+#endif
 };
 
 struct options {

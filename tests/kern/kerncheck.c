@@ -80,13 +80,13 @@ static void test_every_half(void **state)
     (void)state;
     for (uint32_t i = 0; i < 65536; i++)
         in[i] = (uint16_t)i;
-    for (unsigned cpu = 0; cpu <= KERN_CPU_FP16; cpu = 2 * cpu + 1)
+    for (size_t isa = 0; isa < sizeof(ISAS) / sizeof(ISAS[0]); isa++)
         for (uint32_t dtype = DPQ_F16; dtype <= DPQ_BF16; dtype++) {
             uint16_t quiet = dtype == DPQ_F16 ? 0x200 : 0x40;
             uint16_t exponent = dtype == DPQ_F16 ? 0x7c00 : 0x7f80;
             struct kern k;
 
-            kern_init(&k, cpu & kern_cpu_detect());
+            kern_init(&k, ISAS[isa].cpu & kern_cpu_detect());
             k.load[dtype](in, 2 * 65536, 1, 65536, x);
             k.store[dtype](x, 1, 65536, out, 2 * 65536);
             for (uint32_t i = 0; i < 65536; i++) {
