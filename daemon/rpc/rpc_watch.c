@@ -14,6 +14,9 @@
  * A subscriber may ask for fewer messages. It is then left out until its time has come, or a
  * message is full. Such times are multiples of what was asked for: those who asked for the same are
  * sent the same bytes at the same time.
+ *
+ * Where messages of other calls take all room (rpc_room.h), events wait in the hub, too: a watcher
+ * is not refused, but looked at again with the next flush.
  */
 #include "daemon/rpc/rpc_watch.h"
 
@@ -35,7 +38,8 @@ enum {
     FLUSH_MIN_NS = 2000000,
     FLUSH_EACH_NS = 200000, /* for each subscriber: 5,000 messages a second */
     MAX_FLUSH_MS = 10000,
-    AT_ONCE = 32, /* subscribers, before other calls have their turn */
+    AT_ONCE = 32,          /* subscribers, before other calls have their turn */
+    MESSAGE_BYTES = 65536, /* a full one has less, in all but contrived cases */
 };
 
 struct rpc_watcher {
@@ -95,6 +99,19 @@ static void leave(struct rpc_watcher *watcher)
         watcher->next->prev = watcher->prev;
 }
 
+static bool has_room(struct rpc_watcher *watcher)
+{
+    struct rpc_call *call = watcher->call;
+    struct rpc_watchers *watchers = &call->server->watchers;
+    uint64_t again_ns = session_now_ns() + FLUSH_MAX_NS;
+
+    if (!rpc_room_hold(&call->server->room, MESSAGE_BYTES, &call->reply_bytes))
+        return true;
+    if (again_ns < watchers->due_ns)
+        watchers->due_ns = again_ns;
+    return false;
+}
+
 /* Send it what there is, if it can take it. */
 static void pump(struct rpc_watcher *watcher)
 {
@@ -102,7 +119,7 @@ static void pump(struct rpc_watcher *watcher)
     struct hub_batch *batch = watchers->batch;
 
     watcher->is_behind = watcher->call->sending;
-    if (watcher->is_behind)
+    if (watcher->is_behind || !has_room(watcher))
         return;
     switch (hub_take(watcher->subscriber, batch)) {
     case 0:
@@ -118,6 +135,7 @@ static void pump(struct rpc_watcher *watcher)
         leave(watcher);
         break;
     default: /* nothing: the hub will wake */
+        rpc_room_let_go(&watcher->call->server->room, &watcher->call->reply_bytes);
         break;
     }
 }

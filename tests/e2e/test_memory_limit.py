@@ -7,6 +7,7 @@ import socket
 import struct
 import tempfile
 import threading
+import time
 
 import pytest
 
@@ -15,7 +16,7 @@ deltapq = pytest.importorskip("deltapq")
 import grpc  # noqa: E402
 import numpy  # noqa: E402
 from frame import PREFACE, Daemon, wait_until  # noqa: E402
-from rpc import (Refusal, Stubs, append_request, calibrate_requests, open_channel,  # noqa: E402
+from rpc import (Refusal, Stubs, append_request, calibrate_requests, events_of, open_channel,  # noqa: E402
                  random_numbers, tensor_of)
 
 pytestmark = pytest.mark.skipif("ASAN_OPTIONS" in os.environ or "TSAN_OPTIONS" in os.environ,
@@ -165,6 +166,8 @@ def test_it_is_never_killed(api, group):
 
 
 N_CLIENTS_AT_ONCE, N_CALLS = 32, 24
+N_EVENTS = 600
+SMALL_CHUNK = 17 * 256  # bytes: more than are not counted, less than a message with as many events
 N_DEEP = 32  # layers of a model of which 128 tokens have 1 MiB
 STINGY = ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1)  # no more than is waited for
 
@@ -206,13 +209,20 @@ def test_messages_have_room(api, group):
     with daemon_in(group, ARENA) as d, contextlib.ExitStack() as stack:
         clients = [Stubs(api, stack.enter_context(open_channel(d.grpc_path, *STINGY)))
                    for _ in range(N_CLIENTS_AT_ONCE)]
-        first = clients[0]
+        first, other = clients[0], Stubs(api, stack.enter_context(open_channel(d.grpc_path)))
         profile_id, sequence = deep_sequence(api, first)
         expected = first.kv.Read(deep_read(api, sequence), timeout=60).inline_data
+        for _ in range(N_EVENTS):
+            first.kv.CreateSequence(api.CreateSequenceRequest(profile_id=profile_id))
 
-        streams = [c.kv.ReadStream(api.ReadStreamRequest(sequence_id=sequence, n_tokens=128), timeout=60)
-                   for c in clients for _ in range(N_CALLS)]
-        wait_until(lambda: sum(s.done() for s in streams) > len(streams) / 2, what="streams to be refused")
+        def read_streams(**fields):
+            """Many, all at once, until most of them have been refused."""
+            some = [c.kv.ReadStream(api.ReadStreamRequest(sequence_id=sequence, n_tokens=128, **fields),
+                                    timeout=60) for c in clients for _ in range(N_CALLS)]
+            wait_until(lambda: sum(s.done() for s in some) > len(some) / 2, 60, "streams to be refused")
+            return some
+
+        streams = read_streams() + read_streams(max_chunk_bytes=SMALL_CHUNK)
         with pytest.raises(grpc.RpcError) as caught:
             first.kv.Read(deep_read(api, sequence), timeout=60)
         refusal = Refusal(api, caught.value)
@@ -221,8 +231,12 @@ def test_messages_have_room(api, group):
         with pytest.raises(grpc.RpcError) as caught:
             first.kv.Append(append_request(api, sequence, 128, deep_numbers(2)), timeout=60)
         assert "no room for a request of 1048" in Refusal(api, caught.value).message
+        watch = other.monitor.Watch(api.WatchRequest(), timeout=60)  # its events wait
+        next(watch)
+        time.sleep(.1)  # for what would be refused to be refused
         for stream in streams:
             stream.cancel()
+        assert len(list(zip(range(N_EVENTS), events_of(watch)))) == N_EVENTS
 
         def read_again():
             try:
@@ -230,7 +244,7 @@ def test_messages_have_room(api, group):
             except grpc.RpcError as error:
                 assert Refusal(api, error).reason == "MEMORY"
                 return False
-        wait_until(read_again, what="room for a reply")
+        wait_until(read_again, 60, "room for a reply")
 
         replies, refusals = finish(api, [c.kv.Read.future(deep_read(api, sequence), timeout=60)
                                          for c in clients for _ in range(N_CALLS)])
@@ -243,7 +257,7 @@ def test_messages_have_room(api, group):
         appended, refusals = finish(api, appends)
         assert appended and {r.reason for r in refusals} <= {"MEMORY"}
         assert read_again()
-        print(f"{len(replies)} of {len(streams)} reads and {len(appended)} of {len(appends)} appends of 1 MiB "
+        print(f"{len(replies)} of {len(clients) * N_CALLS} reads and {len(appended)} of {len(appends)} appends of 1 MiB "
               f"at once; the group had {group.peak_bytes() / MIB:.0f} of {ARENA + STAGING + RESERVE} MiB at most")
     assert group.n_killed() == "0"
 
@@ -350,5 +364,5 @@ def test_incomplete_messages_have_a_limit(api, group):
               f"{group.peak_bytes() / MIB:.0f} of {ARENA + STAGING + RESERVE} MiB at most")
         for client in clients:
             client.socket.close()
-        wait_until(lambda: stubs.kv.Read(deep_read(api, sequence), timeout=60).inline_data, what="a reply")
+        wait_until(lambda: stubs.kv.Read(deep_read(api, sequence), timeout=60).inline_data, 60, "a reply")
     assert group.n_killed() == "0"
