@@ -464,7 +464,7 @@ static void test_squares(void **state)
 /* A group as meters see it: any token may be of any kind, or all of one. */
 static void check_sums(const struct pair *p, struct rng *r)
 {
-    struct box a = box_new(sizeof(struct kern_sums), 4), b = box_new(sizeof(struct kern_sums), 8);
+    struct box a = box_new(sizeof(struct kern_sums), 0), b = box_new(sizeof(struct kern_sums), 8);
     struct kern_meter meter = {
         .cap = 3, .per_tolerance = 3 * rng_unit(r), .clip = 8, .stake = rng_unit(r)
     };
