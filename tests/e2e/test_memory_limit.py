@@ -22,7 +22,7 @@ from rpc import (Refusal, Stubs, append_request, calibrate_requests, events_of, 
 pytestmark = pytest.mark.skipif("ASAN_OPTIONS" in os.environ or "TSAN_OPTIONS" in os.environ,
                                 reason="a sanitizer takes memory of its own")
 MIB = 1 << 20
-ARENA, STAGING, RESERVE = 64, 16, 64  # MiB
+ARENA, STAGING, RESERVE = 64, 16, 64  # MiB; the last with two workers
 N_CLIENTS, N_TOKENS = 8, 2048
 ENTER = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"']
 
@@ -89,7 +89,7 @@ def group():
 def daemon_in(group, arena_mib, **options):
     return Daemon({"tenant test": {"arena_bytes": f"{arena_mib}M", "staging_bytes": "2M",
                                    "staging_total_bytes": f"{STAGING}M"},
-                   "daemon": {"cold_seconds": 0, "cpu": "auto"}}, argv0=[*ENTER, group.path], **options)
+                   "daemon": {"cold_seconds": 0, "cpu": "auto", "workers": 2}}, argv0=[*ENTER, group.path], **options)
 
 
 def test_what_does_not_fit_is_refused(group):
