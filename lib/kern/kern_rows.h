@@ -123,6 +123,21 @@ struct kern_look_up {
                   float *ret);
 };
 
+/* kern_look_up.words() by the words_16() and words_256() of an instruction set, for each dsub */
+#define KERN_WORDS_BY_DSUB(name) \
+    static void name(const uint8_t *base, const uint8_t *fine, size_t n_subspaces, size_t dsub, \
+                     const int8_t *book, int8_t *ret_words) \
+    { \
+        if (dsub == 2 && fine) \
+            words_256(base, fine, n_subspaces, 2, book, ret_words); \
+        else if (dsub == 2) \
+            words_16(base, n_subspaces, 2, book, ret_words); \
+        else if (fine) \
+            words_256(base, fine, n_subspaces, 4, book, ret_words); \
+        else \
+            words_16(base, n_subspaces, 4, book, ret_words); \
+    }
+
 KERN_INLINE void spread_by(const float *restrict v, size_t n_subspaces, size_t dsub,
                            float *restrict ret)
 {

@@ -176,18 +176,7 @@ KERN_INLINE void words_256(const uint8_t *base, const uint8_t *fine, size_t n_su
     }
 }
 
-static inline void words_512(const uint8_t *base, const uint8_t *fine, size_t n_subspaces,
-                             size_t dsub, const int8_t *book, int8_t *ret_words)
-{
-    if (dsub == 2 && fine)
-        words_256(base, fine, n_subspaces, 2, book, ret_words);
-    else if (dsub == 2)
-        words_16(base, n_subspaces, 2, book, ret_words);
-    else if (fine)
-        words_256(base, fine, n_subspaces, 4, book, ret_words);
-    else
-        words_16(base, n_subspaces, 4, book, ret_words);
-}
+KERN_WORDS_BY_DSUB(words_512)
 
 static inline __m512 floats_of(const int8_t *words)
 {
