@@ -190,6 +190,16 @@ static int hold(struct rpc_call *call, const char *what, uint64_t n_bytes, uint6
     return 1;
 }
 
+/* The same for a buffer, which is gone if there is no room. */
+static int hold_buffer(struct rpc_call *call, const char *what, grpc_byte_buffer *buffer,
+                       uint64_t *held)
+{
+    if (!hold(call, what, grpc_byte_buffer_length(buffer), held))
+        return 0;
+    grpc_byte_buffer_destroy(buffer);
+    return 1;
+}
+
 void rpc_call_reply(struct rpc_call *call, const ProtobufCMessage *message)
 {
     rpc_call_reply_buffer(call, message ? rpc_message_pack(message) : NULL);
@@ -202,11 +212,8 @@ int rpc_call_hold(struct rpc_call *call, uint64_t n_bytes)
 
 void rpc_call_reply_buffer(struct rpc_call *call, grpc_byte_buffer *buffer)
 {
-    if (buffer && grpc_byte_buffer_length(buffer) > call->reply_bytes &&
-        rpc_call_hold(call, grpc_byte_buffer_length(buffer))) {
-        grpc_byte_buffer_destroy(buffer);
+    if (buffer && hold_buffer(call, "reply", buffer, &call->reply_bytes))
         return;
-    }
     answer(call, &(struct ending){ .buffer = buffer, .code = GRPC_STATUS_OK });
 }
 
@@ -300,10 +307,8 @@ void rpc_call_send_buffer(struct rpc_call *call, grpc_byte_buffer *buffer)
     size_t n_ops;
 
     assert(!call->sending);
-    if (rpc_call_hold(call, grpc_byte_buffer_length(buffer))) {
-        grpc_byte_buffer_destroy(buffer);
+    if (hold_buffer(call, "reply", buffer, &call->reply_bytes))
         return;
-    }
     pthread_mutex_lock(&call->mutex);
     if (!call->finished) {
         call->sending = true;
@@ -356,10 +361,8 @@ static void on_received(struct rpc_call *call, bool ok)
             no_more_requests(call);
         return;
     }
-    if (hold(call, "request", grpc_byte_buffer_length(buffer), &call->request_bytes)) {
-        grpc_byte_buffer_destroy(buffer);
+    if (hold_buffer(call, "request", buffer, &call->request_bytes))
         return;
-    }
     call->message = rpc_message_unpack(call->method->request, buffer);
     grpc_byte_buffer_destroy(buffer);
     if (call->message)

@@ -65,10 +65,9 @@ struct rpc_call {
     const struct rpc_method *method;
     uint32_t tenant; /* RPC_TENANTS only, as peer is */
     struct session_peer peer;
-    void *state; /* the handler's own: rpc_call_state() */
-    ProtobufCMessage
-        *message; /* the latest request, until the next one is waited for, or the end */
-    bool sending; /* a message is on its way out: for the completion-queue thread */
+    void *state;               /* the handler's own: rpc_call_state() */
+    ProtobufCMessage *message; /* the latest request; until the next is waited for, or the end */
+    bool sending;              /* a message is on its way out: for the completion-queue thread */
     /* rpc_call.c's: */
     grpc_call *core;
     grpc_call_details details;

@@ -57,8 +57,8 @@ static float limited(float v)
 /* What a token of the other kind would have had, in proportion: of predicted ones as they are, of
  * the others as predicted. Both 1 where there is nothing to divide by. */
 struct factors {
-    float back[KERN_TOKENS],
-        on[KERN_TOKENS]; /* own / rest if predicted, rest / own if not; else 1 */
+    float back[KERN_TOKENS]; /* own / rest if predicted, else 1 */
+    float on[KERN_TOKENS];   /* rest / own if not, else 1 */
 };
 
 /* In many loops because gcc 12 folds a choice of 1 into the arithmetic behind it, in the same loop,

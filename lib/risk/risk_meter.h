@@ -25,8 +25,9 @@
  * detectors may be later by as many tokens. The same groups in the same order give the same bits.
  *
  *   risk_group_begin()      -> risk_group_energy() for each token, or risk_group_energies() of 32
- *   risk_meter_tolerance()  -> the encoder decides, risk_group_coded() or _escaped() for each
- * token, or risk_group_tokens() for 32 risk_monitor_step()     -> μ, cause, zone
+ *   risk_meter_tolerance()  -> the encoder decides
+ *                           -> risk_group_coded() or _escaped() for each, or risk_group_tokens()
+ *   risk_monitor_step()     -> μ, cause, zone
  *
  * All state of a stream is struct risk_monitor. Thread: one at a time for each monitor.
  */
