@@ -36,7 +36,7 @@ static void test_this_machine(void **state)
     const char *better = blas_better_core(blas_core(), kern_cpu_detect());
 
     (void)state;
-    print_message("OpenBLAS has %s%s%s\n", blas_core(), better ? ", should have " : "",
+    print_message("# OpenBLAS has %s%s%s\n", blas_core(), better ? ", should have " : "",
                   better ? better : "");
     assert_non_null(blas_core());
 }
