@@ -210,7 +210,8 @@ struct kern_panel {
     const float *gain;          /* [128] */
     struct kern_tree intra, delta;
     struct kern_mask predicted; /* these tokens take the delta tree, the others the intra tree */
-    const float *leak;          /* [n_subspaces]: a temporal stream's; NULL: no recurrence */
+    const float *leak;          /* [n_subspaces]: a temporal stream's, in units of 2^-15, less than
+                                 * 1; NULL: no recurrence */
 };
 
 /**
@@ -231,8 +232,10 @@ struct kern_panel {
  * @rows: row t is at rows + t * stride bytes, any alignment
  * @cold: the destination is in no cache, nor soon wanted there: write around caches if aligned
  *
- * Final output: an instruction set with fp16 arithmetic may round three times where no recurrence
- * feeds on the result; it is within 2^-9 of the value, or 2^-21.
+ * Final output, which no code depends on: an instruction set with fp16 arithmetic may round
+ * factors, products and the sum. Without a recurrence that is within 2^-9 of the value, or 2^-21.
+ * With one, the error of base[t], or of fine[t], is at most a times that of base[t - 1], plus 2^-8
+ * of the greater of the two terms, or 2^-21.
  */
 #define DECL_KERN_DECODE_HALF(name) \
     void name(const struct kern_panel *panel, void *ret_rows, ptrdiff_t stride, bool cold)

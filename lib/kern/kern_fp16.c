@@ -1,9 +1,10 @@
 /*
  * AVX-512 with fp16 arithmetic: panels to fp16 rows, 32 numbers an instruction
  *
- * Scale and gain are rounded to fp16, their products with the word once more each. That is what
- * kern.h allows where nothing feeds on the result, as long as scales and gains are of a size that
- * fp16 has full precision for; others take the way in fp32, and so does a recurrence.
+ * Scale and gain are rounded to fp16, their products with the word once more each, and the state of
+ * a recurrence with every token. That is what kern.h allows where no code depends on the result, as
+ * long as scales and gains are of a size that fp16 has full precision for, and no state can leave
+ * its range; others take the way in fp32.
  *
  * Words of a base plane are looked up as halves (kern_fp16_base.h). Those of two planes are too
  * many for that, and stay bytes until they are rows.
@@ -13,6 +14,7 @@
 
 #include "lib/kern/kern_fp16_base.h"
 #include "lib/kern/kern_fp16_fine.h"
+#include "lib/kern/kern_fp16_recur.h"
 
 /* Those of v, the first 16 of n or fewer, that are not within least and most. */
 static inline __mmask16 beyond(const float *v, size_t n, float least, float most)
@@ -43,9 +45,34 @@ static bool fit_gains(const float *gain)
     return !bad;
 }
 
+/* Greatest of n numbers that are none of them negative, nor NaN. */
+static float greatest(const float *v, size_t n)
+{
+    __m512 most = _mm512_setzero_ps();
+
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 in = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : 0xffff;
+
+        most = _mm512_max_ps(most, _mm512_maskz_loadu_ps(in, v + i));
+    }
+    return _mm512_reduce_max_ps(most);
+}
+
+/* |y| is at most that of one token's own part, 128 s g, times 1 / (1 - a), or times 128. Half of
+ * the range is left to roundings. */
+static bool fit_sums(const struct kern_panel *p)
+{
+    float gain = greatest(p->gain, KERN_TOKENS), leak = greatest(p->leak, p->n_subspaces);
+    float intra = greatest(p->intra.scale, p->n_subspaces);
+    float delta = greatest(p->delta.scale, p->n_subspaces), own;
+
+    own = 128 * gain * (intra > delta ? intra : delta);
+    return leak <= 1 && own <= 0x1p15f * (1 - leak > 0x1p-7f ? 1 - leak : 0x1p-7f);
+}
+
 static bool fit(const struct kern_panel *p)
 {
-    return !p->leak && fit_gains(p->gain) &&
+    return (!p->leak || fit_sums(p)) && fit_gains(p->gain) &&
            (mask_count(&p->predicted) == KERN_TOKENS ||
             fit_scales(p->intra.scale, p->n_subspaces)) &&
            (!mask_count(&p->predicted) || fit_scales(p->delta.scale, p->n_subspaces));
@@ -55,6 +82,8 @@ static DECL_KERN_DECODE_HALF(decode_half_fp16)
 {
     if (!fit(panel))
         decode_half_by_words(panel, ret_rows, stride, cold);
+    else if (panel->leak)
+        decode_half_recurrence(panel, ret_rows, stride, cold);
     else if (panel->fine)
         two_planes(panel, ret_rows, stride, cold);
     else

@@ -5,7 +5,7 @@
  *
  * Words times their scale are prepared as halves: two coordinates of 16 words are one register, a
  * pair. VPERMI2D looks up in two pairs at once, the even dwords of its indices in the one and the
- * odd dwords in the other. That is the first of the four steps that transpose pairs of 16 tokens
+ * odd dwords in the other. That is the first of the four steps that transpose pairs of 8 tokens
  * into rows, and costs next to nothing: codes of eight blocks of tokens are dealt in one shuffle.
  * What is left for each 64 bytes are four shuffles, one of them the look-up.
  *
@@ -29,11 +29,11 @@ struct block_codes {
 
 KERN_INLINE size_t token_of(size_t j, size_t part, size_t l)
 {
-    return 16 * j + 4 * (l / 4) + 2 * part + l % 4 / 2;
+    return 16 * j + 8 * part + l / 2;
 }
 
 struct base_plane {
-    struct pair_tables tables[2]; /* [1] is for predicted tokens, unless all are */
+    struct pair_tables tables[2]; /* [1] is for predicted tokens */
     struct block_codes codes[KERN_MAX_DIM / BLOCK_DIMS];
     struct half_gains gains;
     char *rows;
@@ -68,11 +68,20 @@ static void pairs_set(struct pair_tables *t, const struct kern_tree *tree, size_
     }
 }
 
+/* For eight tokens, two dwords each: those of a in the even ones, those of b in the odd. */
+static inline __m512i alternate(__m512i a, __m512i b, bool upper)
+{
+    __m512i lower_8 = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    __m512i upper_8 =
+        _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+
+    return _mm512_permutex2var_epi32(a, upper ? upper_8 : lower_8, b);
+}
+
 /* From the lines of n pairs. */
 KERN_INLINE void codes_set(struct block_codes *c, const uint8_t *line, size_t dsub, size_t n)
 {
     __m512i low = _mm512_set1_epi8(15), second = _mm512_set1_epi64(0x1010101000000000);
-
     size_t step = 4 * KERN_LINE / dsub; /* of two pairs: two lines, or one */
 
     for (size_t k = 0; k < n / 2; k++, line += step) {
@@ -80,8 +89,7 @@ KERN_INLINE void codes_set(struct block_codes *c, const uint8_t *line, size_t ds
 
 #pragma GCC unroll 2
         for (int part = 0; part < 2; part++) {
-            __m512i v = part ? _mm512_unpackhi_epi32(a, b) : _mm512_unpacklo_epi32(a, b);
-            __m512i high = _mm512_srli_epi32(v, 4);
+            __m512i v = alternate(a, b, part), high = _mm512_srli_epi32(v, 4);
 
             /* (v & low) | second */
             c->index[0][part][k] = _mm512_ternarylogic_epi32(v, low, second, 0xea);
@@ -94,6 +102,7 @@ KERN_INLINE void codes_set(struct block_codes *c, const uint8_t *line, size_t ds
 struct base_part {
     size_t j, part;
     __m512i shift, gain;
+    int tokens;          /* bit k: token k of them is predicted */
     __mmask16 predicted; /* by dword */
 };
 
@@ -101,34 +110,37 @@ KERN_INLINE struct base_part base_part(const struct base_plane *b, size_t j, siz
                                        const struct kern_mask *predicted)
 {
     __m512i twice = _mm512_load_si512(b->gains.twice + 16 * j);
-    int tokens = (int)(predicted->bits[j / 4] >> j % 4 * 16 & 0xffff);
-    __m512i bit = _mm512_setr_epi32(0x1, 0x1, 0x2, 0x2, 0x10, 0x10, 0x20, 0x20, 0x100, 0x100, 0x200,
-                                    0x200, 0x1000, 0x1000, 0x2000, 0x2000);
+    int tokens = (int)(predicted->bits[j / 4] >> (j % 4 * 16 + 8 * part) & 0xff);
+    __m512i bit = _mm512_setr_epi32(1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32, 64, 64, 128, 128);
 
     return (struct base_part){
         .j = j,
         .part = part,
         .shift = _mm512_set1_epi32(8 * (int)(j / 2)),
-        .gain = part ? _mm512_shuffle_epi32(twice, 0xfa) : _mm512_shuffle_epi32(twice, 0x50),
-        .predicted = _mm512_test_epi32_mask(_mm512_set1_epi32(tokens >> 2 * part), bit),
+        .gain = alternate(twice, twice, part),
+        .tokens = tokens,
+        .predicted = _mm512_test_epi32_mask(_mm512_set1_epi32(tokens), bit),
     };
 }
 
-/* Coordinates i … i + 2 n - 1 of tokens token_of(): n pairs, two a register and then four. */
-KERN_INLINE void look_up_pairs(const struct base_plane *b, const struct base_part *p, bool mixed,
+/* Coordinates i … i + 2 n - 1 of tokens token_of(): n pairs, two a register and then four; by one
+ * tree, or predicted tokens by another. */
+KERN_INLINE void look_up_pairs(const struct base_plane *b, const struct base_part *p,
+                               const struct pair_tables *one, const struct pair_tables *another,
                                size_t i, size_t n, __m512i ret[BLOCK_LOOK_UPS])
 {
     const __m512i *index = b->codes[i / BLOCK_DIMS].index[p->j % 2][p->part];
-    const __m512i *intra = b->tables[0].pair + i / 2, *delta = b->tables[1].pair + i / 2;
+    const __m512i *pair = one->pair + i / 2;
 
 #pragma GCC unroll 8
     for (size_t k = 0; k < n / 2; k++) {
         __m512i at = _mm512_srlv_epi32(index[k], p->shift);
-        __m512i v = _mm512_permutex2var_epi32(intra[2 * k], at, intra[2 * k + 1]);
+        __m512i v = _mm512_permutex2var_epi32(pair[2 * k], at, pair[2 * k + 1]);
 
-        if (mixed)
-            v = _mm512_mask_mov_epi32(
-                v, p->predicted, _mm512_permutex2var_epi32(delta[2 * k], at, delta[2 * k + 1]));
+        if (another)
+            v = _mm512_mask_mov_epi32(v, p->predicted,
+                                      _mm512_permutex2var_epi32(another->pair[i / 2 + 2 * k], at,
+                                                                another->pair[i / 2 + 2 * k + 1]));
         ret[k] = times(v, p->gain);
     }
 #pragma GCC unroll 4
@@ -149,79 +161,82 @@ static inline __m512i deal_lanes(__m512i a, __m512i b, bool odd)
     return _mm512_permutex2var_epi64(a, which, b);
 }
 
-/* Four registers, each with eight coordinates of four tokens, to those tokens' rows. */
-KERN_INLINE void put_four(__m512i v0, __m512i v1, __m512i v2, __m512i v3, char *row,
-                          ptrdiff_t stride, bool around)
+/* Of eight tokens, rows k and k + 4: k = s + 2 odd. */
+KERN_INLINE void deal_two(const __m512i v[BLOCK_LOOK_UPS], int s, int odd, __m512i ret_row[2])
 {
-#pragma GCC unroll 2
-    for (int odd = 0; odd < 2; odd++, row += 4 * stride) {
-        __m512i a = deal_lanes(v0, v1, odd), b = deal_lanes(v2, v3, odd);
+    __m512i low = deal_lanes(v[s], v[2 + s], odd), high = deal_lanes(v[4 + s], v[6 + s], odd);
 
-        put_halves(_mm512_shuffle_i64x2(a, b, 0x44), row, 0, BLOCK_DIMS, around);
-        put_halves(_mm512_shuffle_i64x2(a, b, 0xee), row + 8 * stride, 0, BLOCK_DIMS, around);
-    }
+    ret_row[0] = _mm512_shuffle_i64x2(low, high, 0x44);
+    ret_row[1] = _mm512_shuffle_i64x2(low, high, 0xee);
 }
 
-/* The same with half as many coordinates: a row's end. */
-KERN_INLINE void put_two(__m512i v0, __m512i v1, char *row, ptrdiff_t stride)
+/* Coordinates i … i + 2 n - 1. Rows are stored as they come: held back, they cost a twentieth. */
+KERN_INLINE void put_block(const struct base_plane *b, const struct base_part *p,
+                           const struct pair_tables *one, const struct pair_tables *another,
+                           size_t i, size_t n, bool around)
 {
-#pragma GCC unroll 2
-    for (int odd = 0; odd < 2; odd++, row += 4 * stride) {
-        __m512i a = deal_lanes(v0, v1, odd);
+    char *first = b->rows + (ptrdiff_t)token_of(p->j, p->part, 0) * b->stride + 2 * i;
+    __m512i v[BLOCK_LOOK_UPS] = { 0 }, row[2];
 
-        _mm256_storeu_si256((__m256i *)row, _mm512_castsi512_si256(a));
-        _mm256_storeu_si256((__m256i *)(row + 8 * stride), _mm512_extracti64x4_epi64(a, 1));
-    }
+    look_up_pairs(b, p, one, another, i, n, v);
+#pragma GCC unroll 2
+    for (int s = 0; s < 2; s++)
+#pragma GCC unroll 2
+        for (int odd = 0; odd < 2; odd++) {
+            char *to = first + (s + 2 * odd) * b->stride;
+
+            deal_two(v, s, odd, row);
+            put_halves(row[0], to, 0, 2 * n, around);
+            put_halves(row[1], to + 4 * b->stride, 0, 2 * n, around);
+        }
 }
 
-KERN_INLINE void put_part(const struct base_plane *b, const struct base_part *p, bool mixed,
+KERN_INLINE void put_part(const struct base_plane *b, const struct base_part *p,
+                          const struct pair_tables *one, const struct pair_tables *another,
                           bool around)
 {
-    char *row = b->rows + (ptrdiff_t)token_of(p->j, p->part, 0) * b->stride;
-    ptrdiff_t stride = b->stride;
-    size_t i = 0, d = b->d;
-    __m512i v[BLOCK_LOOK_UPS];
+    size_t i = 0;
 
-    for (; i + BLOCK_DIMS <= d; i += BLOCK_DIMS) {
-        look_up_pairs(b, p, mixed, i, BLOCK_PAIRS, v);
-        put_four(v[0], v[2], v[4], v[6], row + 2 * i, stride, around);
-        put_four(v[1], v[3], v[5], v[7], row + 2 * i + stride, stride, around);
-    }
-    if (i == d)
-        return;
-    look_up_pairs(b, p, mixed, i, BLOCK_PAIRS / 2, v);
-    put_two(v[0], v[2], row + 2 * i, stride);
-    put_two(v[1], v[3], row + 2 * i + stride, stride);
+    for (; i + BLOCK_DIMS <= b->d; i += BLOCK_DIMS)
+        put_block(b, p, one, another, i, BLOCK_PAIRS, around);
+    if (i < b->d)
+        put_block(b, p, one, another, i, BLOCK_PAIRS / 2, false);
+}
+
+static void base_plane_set(struct base_plane *b, const struct kern_panel *p, char *rows,
+                           ptrdiff_t stride, bool cold)
+{
+    size_t n_predicted = mask_count(&p->predicted);
+
+    b->rows = rows;
+    b->stride = stride;
+    b->d = p->n_subspaces * p->dsub;
+    if (cold)
+        prefetch_lines(p->base, p->n_subspaces);
+    half_gains_set(&b->gains, p->gain);
+    if (n_predicted < KERN_TOKENS)
+        pairs_set(&b->tables[0], &p->intra, p->n_subspaces, p->dsub);
+    if (n_predicted)
+        pairs_set(&b->tables[1], &p->delta, p->n_subspaces, p->dsub);
+    for (size_t i = 0; i < b->d; i += BLOCK_DIMS)
+        codes_set(&b->codes[i / BLOCK_DIMS], p->base + i / p->dsub * KERN_LINE, p->dsub,
+                  b->d - i < BLOCK_DIMS ? BLOCK_PAIRS / 2 : BLOCK_PAIRS);
 }
 
 static void base_plane(const struct kern_panel *p, char *rows, ptrdiff_t stride, bool cold)
 {
-    size_t d = p->n_subspaces * p->dsub, n_predicted = mask_count(&p->predicted);
     bool around = is_around(rows, cold) && is_around(rows + stride, cold);
     struct base_plane b;
 
-    b.rows = rows;
-    b.stride = stride;
-    b.d = d;
-    if (cold)
-        prefetch_lines(p->base, p->n_subspaces);
-    half_gains_set(&b.gains, p->gain);
-    if (n_predicted < KERN_TOKENS)
-        pairs_set(&b.tables[0], &p->intra, p->n_subspaces, p->dsub);
-    if (n_predicted)
-        pairs_set(&b.tables[n_predicted < KERN_TOKENS], &p->delta, p->n_subspaces, p->dsub);
-    for (size_t i = 0; i < d; i += BLOCK_DIMS)
-        codes_set(&b.codes[i / BLOCK_DIMS], p->base + i / p->dsub * KERN_LINE, p->dsub,
-                  d - i < BLOCK_DIMS ? BLOCK_PAIRS / 2 : BLOCK_PAIRS);
-    for (size_t j = 0; j < KERN_TOKENS / 16; j++)
-        for (size_t part = 0; part < 2; part++) {
-            struct base_part of = base_part(&b, j, part, &p->predicted);
+    base_plane_set(&b, p, rows, stride, cold);
+    for (size_t t = 0; t < KERN_TOKENS; t += 8) {
+        struct base_part of = base_part(&b, t / 16, t / 8 % 2, &p->predicted);
 
-            if (n_predicted && n_predicted < KERN_TOKENS)
-                put_part(&b, &of, true, around);
-            else if (around)
-                put_part(&b, &of, false, true);
-            else
-                put_part(&b, &of, false, false);
-        }
+        if (of.tokens && of.tokens != 0xff)
+            put_part(&b, &of, &b.tables[0], &b.tables[1], around);
+        else if (around)
+            put_part(&b, &of, &b.tables[of.tokens != 0], NULL, true);
+        else
+            put_part(&b, &of, &b.tables[of.tokens != 0], NULL, false);
+    }
 }
