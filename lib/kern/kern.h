@@ -230,7 +230,8 @@ struct kern_panel {
 /**
  * DECL_KERN_DECODE_HALF() - what DECODE_ROWS delivers, as fp16 rows
  * @rows: row t is at rows + t * stride bytes, any alignment
- * @cold: the destination is in no cache, nor soon wanted there: write around caches if aligned
+ * @cold: the destination is in no cache, nor soon wanted there: write around caches if aligned;
+ * kern_fence() before other threads may read
  *
  * Final output, which no code depends on: an instruction set with fp16 arithmetic may round
  * factors, products and the sum. Without a recurrence that is within 2^-9 of the value, or 2^-21.
@@ -239,6 +240,13 @@ struct kern_panel {
  */
 #define DECL_KERN_DECODE_HALF(name) \
     void name(const struct kern_panel *panel, void *ret_rows, ptrdiff_t stride, bool cold)
+
+/* What other threads see next of this one, they see after the rows. Once for many panels: stores
+ * around caches drain while the codes of the next panel are looked up. */
+static inline void kern_fence(void)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
 
 /* The closed loop of a temporal stream. */
 struct kern_loop {

@@ -313,8 +313,6 @@ static DECL_KERN_DECODE_HALF(decode_half_avx2)
 {
     decode_half_by(LOOK_UP, (struct kern_halves){ scale_half_row, advance_half_row }, panel,
                    ret_rows, stride, cold);
-    if (cold)
-        _mm_sfence();
 }
 
 static DECL_KERN_SEARCH_LOOP(search_loop_avx2)

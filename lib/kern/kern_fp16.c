@@ -88,8 +88,6 @@ static DECL_KERN_DECODE_HALF(decode_half_fp16)
         two_planes(panel, ret_rows, stride, cold);
     else
         base_plane(panel, ret_rows, stride, cold);
-    if (cold)
-        _mm_sfence();
 }
 
 void kern_init_fp16(struct kern *k)

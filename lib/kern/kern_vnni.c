@@ -90,8 +90,6 @@ static DECL_KERN_DECODE_ROWS(decode_rows_512)
 static DECL_KERN_DECODE_HALF(decode_half_512)
 {
     decode_half_by_words(panel, ret_rows, stride, cold);
-    if (cold)
-        _mm_sfence();
 }
 
 static DECL_KERN_SEARCH_LOOP(search_loop_512)

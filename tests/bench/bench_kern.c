@@ -294,6 +294,7 @@ static double one_pass(struct bench *b, void (*run)(struct bench *, size_t))
 
     for (size_t i = 0; i < (run == copy ? 1 : b->n); i++)
         run(b, i);
+    kern_fence();
     __asm__ volatile("" : : "r"(b->out) : "memory");
     return now() - from;
 }

@@ -167,6 +167,7 @@ static void decode(const struct peers_stream *s, const uint8_t *gain, const uint
         else
             k.decode_rows(&p, fine ? NULL : x, fine ? x : NULL);
     }
+    kern_fence();
 }
 
 void peers_decode_f32(const struct peers_stream *s, const uint8_t *gain, const uint8_t *base,
