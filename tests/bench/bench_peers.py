@@ -23,6 +23,14 @@ import numpy as np
 D = 128
 
 
+def room(shape, dtype):
+    """Zeros from a page's start on, as staging is; numpy's begin anywhere."""
+    n = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.zeros(n + 4096, np.uint8)
+    first = -memory.ctypes.data % 4096
+    return memory[first:first + n].view(dtype).reshape(shape)
+
+
 class Stream(ctypes.Structure):
     _fields_ = [("cpu", ctypes.c_uint32), ("d", ctypes.c_uint32), ("scale", ctypes.c_void_p),
                 ("base", ctypes.c_void_p), ("fine", ctypes.c_void_p)]
@@ -93,7 +101,7 @@ def faiss_cases(x, cases, errors, bits):
     except ImportError:
         return None
     faiss.omp_set_num_threads(1)
-    out = np.zeros_like(x)
+    out = room(x.shape, x.dtype)
     for m, n_bits in ((64, 4), (64, 8), (32, 8)):
         pq = faiss.ProductQuantizer(D, m, n_bits)
         pq.cp.niter, pq.cp.max_points_per_centroid = 8, 64
@@ -146,9 +154,9 @@ def bytes_cases(half, cases, bits):
 
 def our_cases(ours, x, cases, errors, bits):
     n, line = len(x), 64
-    gain = np.zeros(n, np.uint8)
-    base, fine = (np.zeros(n // 128 * (D // 2) * line, np.uint8) for _ in range(2))
-    wide, half = np.zeros((n, D), np.float32), np.zeros((n, D), np.float16)
+    gain = room(n, np.uint8)
+    base, fine = (room(n // 128 * (D // 2) * line, np.uint8) for _ in range(2))
+    wide, half = room((n, D), np.float32), room((n, D), np.float16)
     ours.encode(x, gain, base, fine)
     for name, second in (("base", None), ("two planes", fine)):
         cases[f"ours {name} encode"] = lambda second=second: ours.encode(x, gain, base, second)
@@ -158,7 +166,7 @@ def our_cases(ours, x, cases, errors, bits):
         errors[f"ours {name}"] = nmse(x, wide)
         bits[f"ours {name}"] = (4 if second is not None else 2) + 8 / D
     for name, size in (("q8", 34), ("q4", 18)):
-        packed = np.zeros(n * D // 32 * size, np.uint8)
+        packed = room(n * D // 32 * size, np.uint8)
         cases[f"{name}_0 encode"] = lambda f=f"{name}_encode", p=packed: ours.plain(f, x, n * D, p)
         cases[f"{name}_0 decode to fp16"] = lambda f=f"{name}_decode", p=packed: ours.plain(f, p, n * D, half)
         cases[f"{name}_0 encode"]()
@@ -203,7 +211,8 @@ def main():
     x = rng.standard_normal((args.vectors, D), dtype=np.float32) * rng.uniform(0.5, 2, (args.vectors, 1)).astype(np.float32)
     cases, errors, bits = {}, {}, {}
     target = our_cases(Ours(os.path.abspath(args.library), args.cpu, rng), x, cases, errors, bits)
-    half = x.astype(np.float16)
+    half = room(x.shape, np.float16)
+    half[...] = x
     cases["memcpy of fp16"] = lambda: np.copyto(target, half)
     version = faiss_cases(x, cases, errors, bits)
     bytes_cases(half, cases, bits)
