@@ -232,6 +232,18 @@ static inline float widest(const float *x)
     return max_of(most);
 }
 
+/* The number of the largest magnitude. */
+static inline float extreme(const float *x)
+{
+    floats most = { 0 }, least = { 0 };
+
+    for (size_t k = 0; k < BLOCK; k += 8) {
+        most = __builtin_ia32_maxps256(most, load_floats(x + k));
+        least = __builtin_ia32_maxps256(least, -load_floats(x + k));
+    }
+    return max_of(most) > max_of(least) ? max_of(most) : -max_of(least);
+}
+
 static inline ints rounded(const float *x, float inverse)
 {
     return __builtin_ia32_cvtps2dq256(load_floats(x) * inverse);
@@ -287,14 +299,16 @@ void q8_decode(const uint8_t *from, size_t n, uint16_t *ret_x)
     }
 }
 
-/* Numbers j and 16 + j of a block share a byte: low and high nibble, each plus 8. */
+/* Numbers j and 16 + j of a block share a byte: low and high nibble, each plus 8. The extreme
+ * becomes -8, so the scale has its sign, and 8 becomes 7. */
 void q4_encode(const float *x, size_t n, uint8_t *ret)
 {
     for (size_t i = 0; i < n; i += BLOCK, ret += Q4_BYTES) {
-        float scale = widest(x + i) / 7;
-        many_bytes v = bytes_of(x + i, scale > 0 ? 1 / scale : 0) + 8;
+        float scale = extreme(x + i) / -8;
+        many_bytes v = bytes_of(x + i, scale ? 1 / scale : 0) + 8;
         bytes half[2], b;
 
+        v += (many_bytes)(v > 15);
         memcpy(half, &v, sizeof(v));
         b = half[0] | half[1] << 4;
         put_scale(scale, ret);

@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
-"""Our kernels beside FAISS, q8_0, q4_0, zstd and lz4: one process, the same arrays, one pinned core.
+"""Our kernels beside FAISS, ggml, q8_0, q4_0, zstd and lz4: one process, the same arrays, one pinned core.
 
 usage: bench_peers.py LIBRARY [--json FILE] [--svg FILE] [--cpu MASK] [--seconds S] [--vectors N] [--core C]
 
-LIBRARY is build/tests/bench/libbench_peers.so. Needs numpy, faiss-cpu, zstandard and lz4; who is not installed is
-left out. Vectors are Gaussian, D = 128, 65,536 a call, fp32 in. Our codebooks and FAISS' are trained on the
-same distribution, so the error beside each speed says that like is compared with like. Ours codes a gain
-for each vector and packs the stored panels; neither side rotates. Figures are medians of at least five calls, by
-this thread's processor time; sides take turns. FAISS decodes to fp32 only: that time is held against
-ours to fp16 and to fp32.
+LIBRARY is build/tests/bench/libbench_peers.so. Needs numpy, faiss-cpu, pywhispercpp (its wheel carries ggml),
+zstandard and lz4; who is not installed is left out. Vectors are Gaussian, D = 128, 65,536 a call, fp32 in. Our
+codebooks and FAISS' are trained on the same distribution, so the error beside each speed says that like is
+compared with like. Ours codes a gain for each vector and packs the stored panels; neither side rotates. Figures are
+medians of at least five calls, by this thread's processor time; sides take turns. FAISS and ggml decode to fp32
+only: FAISS' time is held against ours to fp16 and to fp32.
 """
 import argparse
 import ctypes
+import importlib.util
 import json
 import os
+import pathlib
 import statistics
 import sys
 import time
@@ -128,6 +130,31 @@ def faiss_cases(x, cases, errors, bits):
     return faiss.__version__
 
 
+def ggml_cases(x, cases, errors, bits):
+    """q8_0 and q4_0 of ggml, built as the wheel has them; it decodes to fp32 only."""
+    package = importlib.util.find_spec("pywhispercpp")
+    if package is None:
+        return
+    lib = next(pathlib.Path(package.origin).parents[1].glob("libggml-cpu.so*"), None)
+    if lib is None:
+        return
+    cpu = ctypes.CDLL(str(lib))  # and libggml-base, on which it depends
+    cpu.ggml_cpu_init()
+    out = room(x.shape, x.dtype)
+    for name, size in (("q8_0", 34), ("q4_0", 18)):
+        packed = room(x.size // 32 * size, np.uint8)
+
+        def call(function, source, to):
+            function(ctypes.c_void_p(pointer(source)), ctypes.c_void_p(pointer(to)), ctypes.c_int64(x.size))
+
+        pack, unpack = getattr(cpu, f"quantize_row_{name}"), getattr(cpu, f"dequantize_row_{name}")
+        cases[f"ggml {name} encode"] = lambda f=pack, p=packed: call(f, x, p)
+        cases[f"ggml {name} decode to fp32"] = lambda f=unpack, p=packed: call(f, p, out)
+        call(pack, x, packed)
+        call(unpack, packed, out)
+        errors[f"ggml {name}"], bits[f"ggml {name}"] = nmse(x, out), size * 8 / 32
+
+
 def bytes_cases(half, cases, bits):
     """General compressors, on fp16 rows as they are and with the bytes of all numbers apart."""
     apart = half.view(np.uint8).reshape(-1, 2).T.copy()
@@ -215,6 +242,7 @@ def main():
     half[...] = x
     cases["memcpy of fp16"] = lambda: np.copyto(target, half)
     version = faiss_cases(x, cases, errors, bits)
+    ggml_cases(x, cases, errors, bits)
     bytes_cases(half, cases, bits)
     seconds = measure(cases, args.seconds)
     print(f"{args.vectors} vectors, D = {D}, faiss {version}")
