@@ -245,7 +245,11 @@ struct kern_panel {
  * around caches drain while the codes of the next panel are looked up. */
 static inline void kern_fence(void)
 {
+#ifdef __x86_64__
+    __builtin_ia32_sfence();
+#else
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
 }
 
 /* The closed loop of a temporal stream. */
