@@ -19,19 +19,19 @@
 /* Those of v, the first 16 of n or fewer, that are not within least and most. */
 static inline __mmask16 beyond(const float *v, size_t n, float least, float most)
 {
-    __mmask16 in = n < 16 ? (__mmask16)((1u << n) - 1) : 0xffff;
+    __mmask16 in = lanes_of(n);
     __m512 x = _mm512_maskz_loadu_ps(in, v);
 
     return _mm512_mask_cmp_ps_mask(in, x, _mm512_set1_ps(least), _CMP_NGE_UQ) |
            _mm512_mask_cmp_ps_mask(in, x, _mm512_set1_ps(most), _CMP_NLE_UQ);
 }
 
-static bool fit_scales(const float *scale, size_t n)
+static bool fit_scales(const float *scale, size_t n, float most)
 {
     __mmask16 bad = 0;
 
     for (size_t m = 0; m < n; m += 16)
-        bad |= beyond(scale + m, n - m, 0x1p-10f, 0x1p3f);
+        bad |= beyond(scale + m, n - m, 0x1p-10f, most);
     return !bad;
 }
 
@@ -50,32 +50,35 @@ static float greatest(const float *v, size_t n)
 {
     __m512 most = _mm512_setzero_ps();
 
-    for (size_t i = 0; i < n; i += 16) {
-        __mmask16 in = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : 0xffff;
-
-        most = _mm512_max_ps(most, _mm512_maskz_loadu_ps(in, v + i));
-    }
+    for (size_t i = 0; i < n; i += 16)
+        most = _mm512_max_ps(most, _mm512_maskz_loadu_ps(lanes_of(n - i), v + i));
     return _mm512_reduce_max_ps(most);
 }
 
-/* |y| is at most that of one token's own part, 128 s g, times 1 / (1 - a), or times 128. Half of
- * the range is left to roundings. */
-static bool fit_sums(const struct kern_panel *p)
+/* The greatest scale that panels may have. In a recurrence |y| is at most that of one token's own
+ * part, 128 s g, times 1 / (1 - a), or times 128; half of the range is left to roundings. */
+static float most_scale(const struct kern_panel *p)
 {
-    float gain = greatest(p->gain, KERN_TOKENS), leak = greatest(p->leak, p->n_subspaces);
-    float intra = greatest(p->intra.scale, p->n_subspaces);
-    float delta = greatest(p->delta.scale, p->n_subspaces), own;
+    float most = 0x1p3f, room, own;
 
-    own = 128 * gain * (intra > delta ? intra : delta);
-    return leak <= 1 && own <= 0x1p15f * (1 - leak > 0x1p-7f ? 1 - leak : 0x1p-7f);
+    if (!p->leak)
+        return most;
+    room = 1 - greatest(p->leak, p->n_subspaces);
+    own = 128 * greatest(p->gain, KERN_TOKENS);
+    if (room < 0)
+        return 0;
+    room = 0x1p15f * (room > 0x1p-7f ? room : 0x1p-7f);
+    return own * most > room ? room / own : most;
 }
 
 static bool fit(const struct kern_panel *p)
 {
-    return (!p->leak || fit_sums(p)) && fit_gains(p->gain) &&
-           (mask_count(&p->predicted) == KERN_TOKENS ||
-            fit_scales(p->intra.scale, p->n_subspaces)) &&
-           (!mask_count(&p->predicted) || fit_scales(p->delta.scale, p->n_subspaces));
+    size_t n_predicted = mask_count(&p->predicted);
+    float most = most_scale(p);
+
+    return fit_gains(p->gain) &&
+           (n_predicted == KERN_TOKENS || fit_scales(p->intra.scale, p->n_subspaces, most)) &&
+           (!n_predicted || fit_scales(p->delta.scale, p->n_subspaces, most));
 }
 
 static DECL_KERN_DECODE_HALF(decode_half_fp16)

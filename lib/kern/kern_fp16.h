@@ -26,10 +26,16 @@ static inline __m512i times(__m512i halves, __m512i by)
     return _mm512_castph_si512(_mm512_mul_ph(_mm512_castsi512_ph(halves), _mm512_castsi512_ph(by)));
 }
 
+/* Of a register, the lanes that n numbers take: all 16 of more. */
+static inline __mmask16 lanes_of(size_t n)
+{
+    return n < 16 ? (__mmask16)((1u << n) - 1) : 0xffff;
+}
+
 static inline void round_halves(const float *v, size_t n, half *ret)
 {
     for (size_t m = 0; m < n; m += 16) {
-        __mmask16 in = n - m < 16 ? (__mmask16)((1u << (n - m)) - 1) : 0xffff;
+        __mmask16 in = lanes_of(n - m);
 
         _mm256_mask_storeu_epi16(ret + m, in,
                                  _mm512_cvtps_ph(_mm512_maskz_loadu_ps(in, v + m),

@@ -22,15 +22,10 @@ struct pair_tables {
 };
 
 /* Codes of 32 coordinates, for look-ups in pairs 2 k and 2 k + 1: [nibble][part][k]. Byte b of
- * dword l is of block j = 2 b + nibble, and of token_of(j, part, l). */
+ * dword l is of token 32 b + 16 nibble + 8 part + l / 2. */
 struct block_codes {
     __m512i index[2][2][BLOCK_LOOK_UPS];
 };
-
-KERN_INLINE size_t token_of(size_t j, size_t part, size_t l)
-{
-    return 16 * j + 8 * part + l / 2;
-}
 
 struct base_plane {
     struct pair_tables tables[2]; /* [1] is for predicted tokens */
@@ -39,6 +34,7 @@ struct base_plane {
     char *rows;
     ptrdiff_t stride;
     size_t d;
+    bool around;
 };
 
 static inline __m512i scaled_halves(const int8_t *words, half scale)
@@ -98,38 +94,37 @@ KERN_INLINE void codes_set(struct block_codes *c, const uint8_t *line, size_t ds
     }
 }
 
-/* Eight of a block's tokens. */
+/* Eight tokens, from t on. */
 struct base_part {
-    size_t j, part;
+    size_t t;
     __m512i shift, gain;
     int tokens;          /* bit k: token k of them is predicted */
     __mmask16 predicted; /* by dword */
 };
 
-KERN_INLINE struct base_part base_part(const struct base_plane *b, size_t j, size_t part,
+KERN_INLINE struct base_part base_part(const struct base_plane *b, size_t t,
                                        const struct kern_mask *predicted)
 {
-    __m512i twice = _mm512_load_si512(b->gains.twice + 16 * j);
-    int tokens = (int)(predicted->bits[j / 4] >> (j % 4 * 16 + 8 * part) & 0xff);
+    __m512i twice = _mm512_load_si512(b->gains.twice + t / 16 * 16);
+    int tokens = (int)(predicted->bits[t / 64] >> t % 64 & 0xff);
     __m512i bit = _mm512_setr_epi32(1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32, 64, 64, 128, 128);
 
     return (struct base_part){
-        .j = j,
-        .part = part,
-        .shift = _mm512_set1_epi32(8 * (int)(j / 2)),
-        .gain = alternate(twice, twice, part),
+        .t = t,
+        .shift = _mm512_set1_epi32(8 * (int)(t / 32)),
+        .gain = alternate(twice, twice, t / 8 % 2),
         .tokens = tokens,
         .predicted = _mm512_test_epi32_mask(_mm512_set1_epi32(tokens), bit),
     };
 }
 
-/* Coordinates i … i + 2 n - 1 of tokens token_of(): n pairs, two a register and then four; by one
- * tree, or predicted tokens by another. */
+/* Coordinates i … i + 2 n - 1: n pairs, two a register and then four; by one tree, or predicted
+ * tokens by another. */
 KERN_INLINE void look_up_pairs(const struct base_plane *b, const struct base_part *p,
                                const struct pair_tables *one, const struct pair_tables *another,
                                size_t i, size_t n, __m512i ret[BLOCK_LOOK_UPS])
 {
-    const __m512i *index = b->codes[i / BLOCK_DIMS].index[p->j % 2][p->part];
+    const __m512i *index = b->codes[i / BLOCK_DIMS].index[p->t / 16 % 2][p->t / 8 % 2];
     const __m512i *pair = one->pair + i / 2;
 
 #pragma GCC unroll 8
@@ -161,10 +156,11 @@ static inline __m512i deal_lanes(__m512i a, __m512i b, bool odd)
     return _mm512_permutex2var_epi64(a, which, b);
 }
 
-/* Of eight tokens, rows k and k + 4: k = s + 2 odd. */
-KERN_INLINE void deal_two(const __m512i v[BLOCK_LOOK_UPS], int s, int odd, __m512i ret_row[2])
+/* Of eight tokens, rows k and k + 4; k < 4. */
+KERN_INLINE void deal_two(const __m512i v[BLOCK_LOOK_UPS], int k, __m512i ret_row[2])
 {
-    __m512i low = deal_lanes(v[s], v[2 + s], odd), high = deal_lanes(v[4 + s], v[6 + s], odd);
+    __m512i low = deal_lanes(v[k % 2], v[2 + k % 2], k / 2);
+    __m512i high = deal_lanes(v[4 + k % 2], v[6 + k % 2], k / 2);
 
     ret_row[0] = _mm512_shuffle_i64x2(low, high, 0x44);
     ret_row[1] = _mm512_shuffle_i64x2(low, high, 0xee);
@@ -175,20 +171,16 @@ KERN_INLINE void put_block(const struct base_plane *b, const struct base_part *p
                            const struct pair_tables *one, const struct pair_tables *another,
                            size_t i, size_t n, bool around)
 {
-    char *first = b->rows + (ptrdiff_t)token_of(p->j, p->part, 0) * b->stride + 2 * i;
+    char *to = b->rows + (ptrdiff_t)p->t * b->stride + 2 * i;
     __m512i v[BLOCK_LOOK_UPS] = { 0 }, row[2];
 
     look_up_pairs(b, p, one, another, i, n, v);
-#pragma GCC unroll 2
-    for (int s = 0; s < 2; s++)
-#pragma GCC unroll 2
-        for (int odd = 0; odd < 2; odd++) {
-            char *to = first + (s + 2 * odd) * b->stride;
-
-            deal_two(v, s, odd, row);
-            put_halves(row[0], to, 0, 2 * n, around);
-            put_halves(row[1], to + 4 * b->stride, 0, 2 * n, around);
-        }
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++, to += b->stride) {
+        deal_two(v, k, row);
+        put_halves(row[0], to, 0, 2 * n, around);
+        put_halves(row[1], to + 4 * b->stride, 0, 2 * n, around);
+    }
 }
 
 KERN_INLINE void put_part(const struct base_plane *b, const struct base_part *p,
@@ -211,6 +203,7 @@ static void base_plane_set(struct base_plane *b, const struct kern_panel *p, cha
     b->rows = rows;
     b->stride = stride;
     b->d = p->n_subspaces * p->dsub;
+    b->around = are_around(rows, stride, cold);
     if (cold)
         prefetch_lines(p->base, p->n_subspaces);
     half_gains_set(&b->gains, p->gain);
@@ -225,16 +218,15 @@ static void base_plane_set(struct base_plane *b, const struct kern_panel *p, cha
 
 static void base_plane(const struct kern_panel *p, char *rows, ptrdiff_t stride, bool cold)
 {
-    bool around = is_around(rows, cold) && is_around(rows + stride, cold);
     struct base_plane b;
 
     base_plane_set(&b, p, rows, stride, cold);
     for (size_t t = 0; t < KERN_TOKENS; t += 8) {
-        struct base_part of = base_part(&b, t / 16, t / 8 % 2, &p->predicted);
+        struct base_part of = base_part(&b, t, &p->predicted);
 
         if (of.tokens && of.tokens != 0xff)
-            put_part(&b, &of, &b.tables[0], &b.tables[1], around);
-        else if (around)
+            put_part(&b, &of, &b.tables[0], &b.tables[1], b.around);
+        else if (b.around)
             put_part(&b, &of, &b.tables[of.tokens != 0], NULL, true);
         else
             put_part(&b, &of, &b.tables[of.tokens != 0], NULL, false);

@@ -273,7 +273,7 @@ static void fine_rows_alone(const struct fine_plane *f, bool predicted)
 static void two_planes(const struct kern_panel *p, char *rows, ptrdiff_t stride, bool cold)
 {
     size_t d = p->n_subspaces * p->dsub, n_predicted = mask_count(&p->predicted);
-    bool around = is_around(rows, cold) && is_around(rows + stride, cold);
+    bool around = are_around(rows, stride, cold);
     bool most = n_predicted > KERN_TOKENS / 2;
     struct fine_plane f;
 

@@ -18,7 +18,6 @@ struct half_recurrence {
     struct base_plane base;
     half leak[KERN_MAX_DIM] KERN_ALIGNED, state[KERN_MAX_DIM] KERN_ALIGNED;
     half fine[KERN_TOKENS * KERN_MAX_DIM + BLOCK_DIMS] KERN_ALIGNED; /* [128][d] */
-    bool around;
 };
 
 /* Which of eight tokens are predicted. */
@@ -35,7 +34,7 @@ KERN_INLINE void own_rows(const struct half_recurrence *r, const struct base_par
                   i, n, v);
 #pragma GCC unroll 4
     for (int k = 0; k < 4; k++) {
-        deal_two(v, k % 2, k / 2, two);
+        deal_two(v, k, two);
         ret_row[k] = two[0];
         ret_row[k + 4] = two[1];
     }
@@ -45,10 +44,10 @@ KERN_INLINE void own_rows(const struct half_recurrence *r, const struct base_par
 KERN_INLINE void advance_part(struct half_recurrence *r, const struct base_part *p,
                               enum recur_kind kind, bool fine, size_t i, size_t n)
 {
-    size_t t = token_of(p->j, p->part, 0), n_blocks = n > BLOCK_PAIRS ? 2 : 1;
+    size_t n_blocks = n > BLOCK_PAIRS ? 2 : 1;
     ptrdiff_t stride = r->base.stride;
-    char *to = r->base.rows + (ptrdiff_t)t * stride + 2 * i;
-    const half *finer = r->fine + t * r->base.d + i;
+    char *to = r->base.rows + (ptrdiff_t)p->t * stride + 2 * i;
+    const half *finer = r->fine + p->t * r->base.d + i;
     __m512h leak[2], state[2];
     __m512i row[2][8];
 
@@ -72,7 +71,7 @@ KERN_INLINE void advance_part(struct half_recurrence *r, const struct base_part 
             if (fine)
                 out = _mm512_mask3_fmadd_ph(before, leak[k],
                                             _mm512_loadu_ph(finer + k * BLOCK_DIMS), adds);
-            put_halves(_mm512_castph_si512(out), to, k * BLOCK_DIMS, 2 * n, r->around);
+            put_halves(_mm512_castph_si512(out), to, k * BLOCK_DIMS, 2 * n, r->base.around);
         }
     }
 #pragma GCC unroll 2
@@ -111,7 +110,6 @@ static void half_recurrence_set(struct half_recurrence *r, const struct kern_pan
     spread(p->leak, p->n_subspaces, p->dsub, leak);
     round_halves(leak, KERN_MAX_DIM, r->leak);
     memset(r->state, 0, sizeof(r->state));
-    r->around = is_around(rows, cold) && is_around(rows + stride, cold);
 }
 
 static void decode_half_recurrence(const struct kern_panel *p, char *rows, ptrdiff_t stride,
@@ -123,7 +121,7 @@ static void decode_half_recurrence(const struct kern_panel *p, char *rows, ptrdi
     if (p->fine)
         two_planes(p, (char *)r.fine, (ptrdiff_t)(2 * r.base.d), false);
     for (size_t t = 0; t < KERN_TOKENS; t += 8) {
-        struct base_part of = base_part(&r.base, t / 16, t / 8 % 2, &p->predicted);
+        struct base_part of = base_part(&r.base, t, &p->predicted);
         size_t i = 0;
 
         for (; i + 2 * BLOCK_DIMS <= r.base.d; i += 2 * BLOCK_DIMS)

@@ -92,7 +92,7 @@ static inline void decode_recurrence(const struct kern_panel *p, void *ret_rows,
         .predicted = p->predicted,
         .rows = ret_rows,
         .stride = stride,
-        .around = is_around(ret_rows, cold) && is_around((char *)ret_rows + stride, cold),
+        .around = are_around(ret_rows, stride, cold),
     };
 
     recurrence_words_set(&words, p);
@@ -107,13 +107,12 @@ static inline void decode_recurrence(const struct kern_panel *p, void *ret_rows,
 }
 
 /* What DECL_KERN_DECODE_HALF() defines, to the bit. */
-static inline void decode_half_by_words(const struct kern_panel *p, void *ret_rows,
-                                        ptrdiff_t stride, bool cold)
+static inline DECL_KERN_DECODE_HALF(decode_half_by_words)
 {
     const struct kern_halves halves = { scale_half_row, NULL }; /* what advances is above */
 
-    if (p->leak)
-        decode_recurrence(p, ret_rows, stride, cold);
+    if (panel->leak)
+        decode_recurrence(panel, ret_rows, stride, cold);
     else
-        decode_half_by(LOOK_UP_512, halves, p, ret_rows, stride, cold);
+        decode_half_by(LOOK_UP_512, halves, panel, ret_rows, stride, cold);
 }

@@ -87,11 +87,6 @@ static DECL_KERN_DECODE_ROWS(decode_rows_512)
     decode_rows_by(LOOK_UP_512, panel, ret_base, ret_fine);
 }
 
-static DECL_KERN_DECODE_HALF(decode_half_512)
-{
-    decode_half_by_words(panel, ret_rows, stride, cold);
-}
-
 static DECL_KERN_SEARCH_LOOP(search_loop_512)
 {
     const struct kern_loop_steps steps = { loop_search_512, loop_leave_x86 };
@@ -109,6 +104,6 @@ void kern_init_vnni(struct kern *k)
     k->search_child = search_child_512;
     k->decode = decode_512;
     k->decode_rows = decode_rows_512;
-    k->decode_half = decode_half_512;
+    k->decode_half = decode_half_by_words;
     k->search_loop = search_loop_512;
 }

@@ -241,6 +241,12 @@ static inline bool is_around(const void *row, bool cold)
     return cold && (uintptr_t)row % sizeof(__m512i) == 0;
 }
 
+/* All rows from the first on. */
+static inline bool are_around(const char *rows, ptrdiff_t stride, bool cold)
+{
+    return is_around(rows, cold) && is_around(rows + stride, cold);
+}
+
 static inline void scale_half_row(const int8_t *words, size_t d, const float *scale, float gain,
                                   const float *from, void *ret_row, bool cold)
 {

@@ -236,12 +236,15 @@ static inline float widest(const float *x)
 static inline float extreme(const float *x)
 {
     floats most = { 0 }, least = { 0 };
+    float up, down;
 
     for (size_t k = 0; k < BLOCK; k += 8) {
         most = __builtin_ia32_maxps256(most, load_floats(x + k));
         least = __builtin_ia32_maxps256(least, -load_floats(x + k));
     }
-    return max_of(most) > max_of(least) ? max_of(most) : -max_of(least);
+    up = max_of(most);
+    down = max_of(least);
+    return up > down ? up : -down;
 }
 
 static inline ints rounded(const float *x, float inverse)

@@ -141,12 +141,12 @@ def ggml_cases(x, cases, errors, bits):
     cpu = ctypes.CDLL(str(lib))  # and libggml-base, on which it depends
     cpu.ggml_cpu_init()
     out = room(x.shape, x.dtype)
+
+    def call(function, source, to):
+        function(ctypes.c_void_p(pointer(source)), ctypes.c_void_p(pointer(to)), ctypes.c_int64(x.size))
+
     for name, size in (("q8_0", 34), ("q4_0", 18)):
         packed = room(x.size // 32 * size, np.uint8)
-
-        def call(function, source, to):
-            function(ctypes.c_void_p(pointer(source)), ctypes.c_void_p(pointer(to)), ctypes.c_int64(x.size))
-
         pack, unpack = getattr(cpu, f"quantize_row_{name}"), getattr(cpu, f"dequantize_row_{name}")
         cases[f"ggml {name} encode"] = lambda f=pack, p=packed: call(f, x, p)
         cases[f"ggml {name} decode to fp32"] = lambda f=unpack, p=packed: call(f, p, out)
